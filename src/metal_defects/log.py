@@ -1,0 +1,69 @@
+"""One log file with everything, one terminal with what matters, and progress bars with time left."""
+
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+from typing import TypeVar
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+Item = TypeVar("Item")
+LOG_FILE = "metal_defects.log"
+console = Console()
+logger = logging.getLogger("metal_defects")
+
+
+def setup_logging(folder: Path, level: str, max_bytes: int, backups: int, verbose: bool = False) -> Path:
+    """Send records to `folder`/metal_defects.log and short messages to the terminal.
+
+    The file gets one line per event (tracebacks excepted) at `level`; the terminal gets INFO and up, without
+    tracebacks; `verbose` adds DEBUG there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / LOG_FILE
+    to_file = RotatingFileHandler(path, maxBytes=max_bytes, backupCount=backups, encoding="utf-8")
+    to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(process)d %(module)s %(message)s"))
+    to_file.setLevel(level)
+    to_terminal = RichHandler(console=console, show_time=False, show_path=False, show_level=False, markup=False)
+    to_terminal.setFormatter(_Short("%(message)s"))
+    to_terminal.setLevel(logging.DEBUG if verbose else logging.INFO)
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+        handler.close()
+    logger.addHandler(to_file)
+    logger.addHandler(to_terminal)
+    logger.setLevel(logging.DEBUG)
+    logger.propagate = False
+    return path
+
+
+class _Short(logging.Formatter):
+    """The message alone: a traceback belongs in the file."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = record.getMessage()
+        return f"! {text}" if record.levelno >= logging.WARNING else text
+
+
+@contextmanager
+def progress_bar() -> Iterator[Progress]:
+    """A Rich progress display with counts, elapsed time and time left; silent where output is not a terminal."""
+    columns = (
+        TextColumn("  {task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
+        TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        yield bar
+
+
+def track(items: Iterable[Item], description: str, total: int) -> Iterator[Item]:
+    """Pass `items` on under a progress bar."""
+    with progress_bar() as bar:
+        task = bar.add_task(description, total=total, note="")
+        for item in items:
+            yield item
+            bar.advance(task)

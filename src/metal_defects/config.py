@@ -188,7 +188,7 @@ class TrainingParams(_Frozen):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
     class_weights: Literal["balanced", "none"]
     views: Annotated[int, Field(ge=0, le=20)]
-    views_max_gflops: Positive
+    views_max_gmacs: Positive
     augmentation: AugmentationParams
     from_scratch: FromScratchParams
     fine_tune: Literal["auto"] | bool

@@ -1,0 +1,251 @@
+"""The command line. TensorFlow is imported by the stages alone, so help and plans come at once."""
+
+import errno
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from metal_defects.config import Settings, load_settings
+from metal_defects.errors import ConfigError, UserError
+from metal_defects.files import read_json
+from metal_defects.log import console, logger, setup_logging
+from metal_defects.pipeline.runner import Stage, Status, plan, require_current, run_stages
+from metal_defects.pipeline.stages import STAGES
+
+ROOT = Path(os.environ.get("METAL_DEFECTS_ROOT", Path.cwd()))
+EXIT_ERROR, EXIT_INTERRUPTED = 1, 130
+DISK_ERRORS = {
+    errno.ENOSPC: "The disk is full. Free some space",
+    errno.EDQUOT: "The disk quota is used up. Free some space",
+    errno.EROFS: "The folder is on a read-only disk. Choose another with --set paths.artifacts=FOLDER",
+    errno.EACCES: "Permission denied. Change the permissions or choose another folder",
+    errno.ENOENT: "A file or folder is gone. Put it back",
+    errno.EFBIG: "The file grew over the allowed size. Raise the limit",
+}
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help=(
+        "From a folder of surface images to a tuned, tested defect classifier.\n\n"
+        "Without a command, every stage runs in order; what is up to date is skipped."
+    ),
+    epilog="Settings: config/config.yaml (where), params.yaml (how), schema.yaml (the classes).",
+)
+
+Data = Annotated[
+    Path | None,
+    typer.Option("--data", metavar="DIR", help="Folder, .zip or .tar.gz of images; any usual layout is recognised."),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, such as [b]training.epochs=5[/b]. Repeatable."),
+]
+Models = Annotated[
+    str | None,
+    typer.Option("--models", metavar="NAMES", help="Models to train, such as [b]efficientnet_lite0,custom_cnn[/b]."),
+]
+Only = Annotated[str | None, typer.Option("--only", metavar="NN", help="Run this stage alone, such as [b]06[/b].")]
+From = Annotated[str | None, typer.Option("--from", metavar="NN", help="Run this stage and those after it.")]
+Force = Annotated[bool, typer.Option("--force", help="Run the chosen stages even where they are up to date.")]
+
+
+@app.callback(invoke_without_command=True)
+def _default(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        run()
+
+
+@app.command()
+def run(
+    data: Data = None,
+    models: Models = None,
+    overrides: Overrides = None,
+    only: Only = None,
+    from_: From = None,
+    force: Force = False,
+    plan_only: Annotated[bool, typer.Option("--plan", help="Show what would run, and why; run nothing.")] = False,
+) -> None:
+    """Run the stages that are not up to date.
+
+    Examples:
+
+      python main.py run --data ~/steel --models efficientnet_lite0
+
+      python main.py run --from 06 --set training.epochs=50
+    """
+    settings = _settings(data, models, overrides)
+    stages = _choose(only, from_)
+    if plan_only:
+        _show_plan(plan(stages, settings, force))
+        return
+    start = time.monotonic()
+    log_file = _start_logging(settings)
+    require_current(STAGES[: STAGES.index(stages[0])], settings)
+    statuses = run_stages(stages, settings, force)
+    _show_summary(settings, statuses, time.monotonic() - start, log_file)
+
+
+@app.command("plan")
+def show_plan(data: Data = None, models: Models = None, overrides: Overrides = None) -> None:
+    """Show for every stage whether it is up to date or must run, and the first cause."""
+    _show_plan(plan(STAGES, _settings(data, models, overrides)))
+
+
+@app.command()
+def predict(
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files, of any common format.")],
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per image and line.")] = False,
+    overrides: Overrides = None,
+) -> None:
+    """Classify images with the tuned model: label, confidence and the probability of every class."""
+    from metal_defects.prediction import Classifier
+
+    settings = _settings(None, None, overrides)
+    classifier = Classifier.load(settings.config.paths.artifacts / "07_hyperparameter_tuning")
+    answers = [classifier.predict_file(path) for path in images]
+    if classifier.notice:
+        typer.echo(f"! {classifier.notice}", err=True)
+    if as_json:
+        for answer in answers:
+            typer.echo(json.dumps(answer))
+    else:
+        _show_predictions(answers)
+    if any("error" in answer for answer in answers):
+        raise typer.Exit(EXIT_ERROR)
+
+
+def main() -> None:
+    """Entry point: mistakes of the user become one sentence and a non-zero exit code."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    try:
+        app()
+    except UserError as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        _fail("Interrupted. Finished stages are kept; the same command goes on from there.", EXIT_INTERRUPTED)
+    except OSError as error:
+        logger.debug("traceback", exc_info=True)
+        advice = DISK_ERRORS.get(error.errno, f"{type(error).__name__}: {error.strerror or error}")
+        _fail(f"{advice}. Got {error.filename or error}.")
+    except Exception as error:
+        logger.debug("traceback", exc_info=True)
+        first_line = str(error).splitlines()[0] if str(error) else ""
+        _fail(f"Unexpected {type(error).__name__}: {first_line} (the full traceback is in the log file).")
+
+
+def _fail(message: str, code: int = EXIT_ERROR) -> None:
+    logger.debug("failed: %s", message)
+    console.file.flush()
+    print_error(message)
+    sys.exit(code)
+
+
+def print_error(message: str) -> None:
+    """One message on standard error."""
+    typer.secho(message, fg=typer.colors.RED, err=True)
+
+
+def _settings(data: Path | None, models: str | None, overrides: list[str] | None) -> Settings:
+    texts = list(overrides or [])
+    if data is not None:
+        texts.append(f"data.path={data.expanduser().absolute()}")
+    if models is not None:
+        texts.append(f"model_builder.models=[{models}]")
+    return load_settings(ROOT, texts)
+
+
+def _start_logging(settings: Settings) -> Path:
+    options = settings.config.logging
+    return setup_logging(settings.config.paths.logs, options.level, options.max_bytes, options.backups)
+
+
+def _choose(only: str | None, from_: str | None) -> tuple[Stage, ...]:
+    if only and from_:
+        raise ConfigError("Use --only or --from, not both.")
+    number = only or from_
+    if number is None:
+        return STAGES
+    numbers = [stage.number for stage in STAGES]
+    if number.zfill(2) not in numbers:
+        raise ConfigError(f"There is no stage to run with this number; use one of {', '.join(numbers)}. Got '{number}'.")
+    index = numbers.index(number.zfill(2))
+    return STAGES[index : index + 1] if only else STAGES[index:]
+
+
+def _show_plan(statuses: list[Status]) -> None:
+    table = Table(box=None, pad_edge=False)
+    for title, style in (("stage", "bold"), ("", None), ("first cause", "dim"), ("last took", "dim")):
+        table.add_column(title, style=style, overflow="fold")
+    for status in statuses:
+        mark = "[green]HIT[/]" if status.hit else "[yellow]RUN[/]"
+        seconds = f"{status.seconds:.1f} s" if status.seconds is not None else ""
+        table.add_row(status.stage.name, mark, "" if status.hit else escape(status.cause), seconds)
+    console.print(table)
+
+
+def _show_summary(settings: Settings, statuses: list[Status], seconds: float, log_file: Path) -> None:
+    artifacts = settings.config.paths.artifacts
+    rows = _result_rows(artifacts)
+    if rows:
+        table = Table(box=None, pad_edge=False)
+        table.add_column("model", style="bold", overflow="fold")
+        table.add_column("weights", overflow="fold")
+        table.add_column("valid % (95 %)", justify="right")
+        table.add_column("test % (95 %)", justify="right")
+        table.add_column("time", justify="right")
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+    notice = (_read(artifacts / "01_data_ingestion" / "source.json") or {}).get("notice")
+    if notice:
+        console.print(f"[yellow]! {escape(notice)}[/]")
+    console.print(f"{sum(s.hit for s in statuses)} of {len(statuses)} stages up to date, {seconds:.1f} s in all.")
+    console.print(f"Results: {escape(str(artifacts))}\nLog:     {escape(str(log_file))}", soft_wrap=True)
+
+
+def _result_rows(artifacts: Path) -> list[tuple[str, ...]]:
+    leaderboard = _read(artifacts / "06_model_training_evaluation" / "leaderboard.json") or {"models": []}
+    rows = [_result_row(model, model["title"]) for model in leaderboard["models"]]
+    tuned = _read(artifacts / "07_hyperparameter_tuning" / "metrics.json")
+    if tuned:
+        rows.append(_result_row(tuned, f"tuned {tuned['title']}"))
+    return rows
+
+
+def _result_row(entry: dict[str, Any], title: str) -> tuple[str, ...]:
+    scores = [_short_accuracy(entry[split]["accuracy"]) for split in ("valid", "test")]
+    return (title, entry["weights"], *scores, f"{entry['seconds']:.0f} s")
+
+
+def _short_accuracy(accuracy: dict[str, float]) -> str:
+    value, low, high = (100 * accuracy[key] for key in ("value", "low", "high"))
+    return f"{value:.1f} ({low:.1f}-{high:.1f})"
+
+
+def _show_predictions(answers: list[dict[str, Any]]) -> None:
+    table = Table(box=None, pad_edge=False)
+    for title in ("image", "label", "confidence", "all classes"):
+        table.add_column(title, overflow="fold")
+    for answer in answers:
+        if "error" in answer:
+            table.add_row(answer["image"], "[red]error[/]", "", escape(answer["error"]))
+            continue
+        ranked = sorted(answer["probabilities"].items(), key=lambda item: -item[1])
+        others = ", ".join(f"{name} {100 * share:.1f}" for name, share in ranked[:6])
+        table.add_row(answer["image"], f"[bold]{escape(answer['label'])}[/]", f"{100 * answer['confidence']:.1f} %", others)
+    console.print(table)
+
+
+def _read(path: Path) -> Any:
+    return read_json(path) if path.exists() else None

@@ -1,0 +1,108 @@
+"""Stage 04: one architecture per configured model, with the weights that are to be had."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from metal_defects.errors import WeightsError
+from metal_defects.evaluation.diagram import Block, model_diagram
+from metal_defects.files import read_json, sha256_file, write_json, write_text
+from metal_defects.log import logger, track
+from metal_defects.models.backbones import BACKBONES
+from metal_defects.models.custom_cnn import GMACS as CUSTOM_CNN_GMACS
+from metal_defects.models.networks import assemble, build_backbone, build_feature_model, build_head
+from metal_defects.models.training import build_from_scratch
+from metal_defects.models.weights import WEIGHTS, find_weights
+from metal_defects.pipeline.runner import StageContext
+
+if TYPE_CHECKING:
+    import keras
+
+
+def run(ctx: StageContext) -> None:
+    """Write models.json, model_summaries.txt and a diagram per model.
+
+    Raises:
+        WeightsError: ImageNet weights are missing and `on_missing_weights` is "error", or every model was skipped.
+    """
+    classes = len(read_json(ctx.artifacts / "03_dataset_loader" / "class_labels.json")["classes"])
+    names = ctx.settings.params.model_builder.models
+    entries, summaries, skipped = [], [], []
+    for name in track(names, "Building models", len(names)):
+        entry = _choose_weights(ctx, name)
+        if entry is None:
+            skipped.append(name)
+            continue
+        model = _build(ctx, entry, classes)
+        entry |= {"parameters": model.count_params(), "trainable_parameters": _count_trainable(model)}
+        entries.append(entry)
+        summaries.append(f"{entry['title']} ({entry['weights']})\n{_summary(model)}")
+        title = f"{entry['title']} ({entry['weights']})"
+        model_diagram(_blocks(model, entry), ctx.out / "diagrams" / f"{name}.png", title)
+    if not entries:
+        raise WeightsError(
+            "No model is left: ImageNet weights are missing for all of them. Put weight files into "
+            f"{ctx.settings.config.paths.weights} or set model_builder.on_missing_weights=random. Got {', '.join(names)}."
+        )
+    write_text(ctx.out / "model_summaries.txt", "\n\n".join(summaries) + "\n")
+    write_json(ctx.out / "models.json", {"data": ctx.data_source(), "models": entries, "skipped": skipped})
+
+
+def _choose_weights(ctx: StageContext, name: str) -> dict[str, Any] | None:
+    """What is known of a model before it is built; None where it is to be skipped."""
+    builder = ctx.settings.params.model_builder
+    entry = {"name": name, "kind": "from scratch", "weights": "from scratch", "weights_file": None, "weights_sha256": None}
+    if name == "custom_cnn":
+        return entry | {"title": "custom CNN", "gmacs": CUSTOM_CNN_GMACS}
+    backbone = BACKBONES[name]
+    entry |= {"title": backbone.title, "gmacs": backbone.gmacs}
+    if builder.weights is None:
+        return entry
+    config = ctx.settings.config
+    path = find_weights(WEIGHTS[name], config.paths.weights, config.data.timeout_seconds)
+    if path is not None:
+        return entry | {
+            "kind": "frozen", "weights": "ImageNet", "weights_file": str(path), "weights_sha256": sha256_file(path),
+        }  # fmt: skip
+    missing = f"{backbone.title}: its ImageNet weights ({WEIGHTS[name].file}) are neither on this machine nor to be had"
+    if builder.on_missing_weights == "error":
+        raise WeightsError(f"{missing}. Put the file into {config.paths.weights} or change model_builder.on_missing_weights.")
+    if builder.on_missing_weights == "skip":
+        logger.warning("   %s: skipped", missing)
+        return None
+    logger.warning("   %s: frozen RANDOM features instead, a baseline", missing)
+    return entry | {"kind": "frozen", "weights": "random"}
+
+
+def _build(ctx: StageContext, entry: dict[str, Any], classes: int) -> "keras.Model":
+    """The whole classifier, from pixels to probabilities, with an untrained head."""
+    params = ctx.settings.params
+    if entry["kind"] == "from scratch":
+        return build_from_scratch(entry["name"], params, classes)
+    from pathlib import Path
+
+    backbone = BACKBONES[entry["name"]]
+    file = Path(entry["weights_file"]) if entry["weights_file"] else None
+    network = build_backbone(backbone, params.data_preprocessing.image_size, params.seed, file)
+    features = build_feature_model(backbone, network, backbone.default_taps)
+    columns = features.output_shape[-1]
+    builder = params.model_builder
+    head = build_head(
+        np.zeros(columns, np.float32),
+        np.ones(columns, np.float32),
+        classes,
+        hidden_units=builder.hidden_units,
+        dropout=builder.dropout,
+        l2=builder.l2,
+    )
+    return assemble(features, head, entry["name"])
+
+
+def _count_trainable(model: "keras.Model") -> int:
+    return int(sum(np.prod(weight.shape) for weight in model.trainable_weights))
+
+
+def _summary(model: "keras.Model") -> str:
+    lines: list[str] = []
+    model.summary(expand_nested=True, line_length=110, print_fn=lambda text, **_: lines.append(text))
+    return "\n".join(lines)

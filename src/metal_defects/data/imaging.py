@@ -1,0 +1,226 @@
+"""From the bytes of any image file to the one form that everything else works on: uint8 RGB."""
+
+import logging
+import re
+import warnings
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from metal_defects.config import ImageSchema
+from metal_defects.errors import DataError
+from metal_defects.log import logger
+
+_FILTERS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_DEPTHS = (8, 10, 12, 14, 16, 32)
+_SAME_DECODER = {"MPO": "JPEG"}  # what phones write: a JPEG followed by smaller ones
+_PILLOW_WARNINGS = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
+
+
+class ImageError(DataError):
+    """An image cannot be used.
+
+    Attributes:
+        reason: "unreadable" (no such file, no permission), "empty", "too_large" (bytes), "not_an_image", "format",
+            "too_small", "too_many_pixels", "truncated" (or damaged), "mode" (an unknown colour model) or "values"
+            (grey levels that are negative, not finite or of more than 32 bits).
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(reason, message)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.args[1]
+
+
+@dataclass(frozen=True)
+class Preprocessor:
+    """Decodes an image file and scales it to the side that the models take; callable and picklable.
+
+    Attributes:
+        image_size: side of the result in pixels.
+        resize: "nearest", "bilinear", "bicubic" or "lanczos".
+        limits: what is accepted.
+    """
+
+    image_size: int
+    resize: str
+    limits: ImageSchema
+
+    def __call__(self, source: Path | bytes) -> np.ndarray:
+        """uint8 (image_size, image_size, 3) of an image file or its bytes; raises `ImageError`."""
+        return resize_image(decode_image(source, self.limits), self.image_size, self.resize)
+
+
+def decode_image(source: Path | bytes, limits: ImageSchema) -> np.ndarray:
+    """Decode every pixel of the first frame, upright.
+
+    Grey values of more than 8 bits are scaled by the smallest of 8, 10, 12, 14, 16 and 32 bits that holds the
+    image's largest value, because a camera stores its 12 bits as small numbers in a 16-bit file; no other stretching
+    takes place. Float images may range from 0 to 1 or as integers do. Transparent pixels show black.
+
+    Args:
+        source: an image file, or its bytes.
+        limits: accepted formats, bytes and sides; the sides are checked before a pixel is decoded.
+
+    Returns:
+        uint8 (H, W, 3), RGB; the three channels are equal where the file is grey.
+
+    Raises:
+        ImageError: with the reason.
+    """
+    name = source.name if isinstance(source, Path) else "The image"
+    data = _read_bytes(source, name, limits.max_bytes)
+    _silence_pillow()
+    with _open(data, name) as image:
+        _check_header(image, name, limits)
+        try:
+            image.load()
+        except Exception as error:  # decoders of damaged bytes raise almost anything
+            raise _damaged(name, error) from error
+        turn = _UPRIGHT.get(_read_orientation(image, name))
+        upright = image if turn is None else image.transpose(turn)
+        return _convert_to_rgb(upright, name)
+
+
+def resize_image(image: np.ndarray, size: int, method: str) -> np.ndarray:
+    """Stretch an image to a square.
+
+    Args:
+        image: uint8 (H, W, 3).
+        size: side of the result in pixels.
+        method: "nearest", "bilinear", "bicubic" or "lanczos"; when shrinking, all but "nearest" average over
+            the pixels that fall together.
+
+    Returns:
+        uint8 (size, size, 3).
+    """
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(f"The image must be uint8 (H, W, 3). Got {image.dtype} {image.shape} instead.")
+    return np.array(Image.fromarray(image).resize((size, size), _FILTERS[method], reducing_gap=None))
+
+
+def _read_bytes(source: Path | bytes, name: str, max_bytes: int) -> bytes:
+    try:
+        size = source.stat().st_size if isinstance(source, Path) else len(source)
+        if size > max_bytes:
+            raise ImageError(
+                "too_large",
+                f"{name}: the file may have {max_bytes} bytes at most; shrink it or raise image.max_bytes in "
+                f"schema.yaml. Got {size} bytes instead.",
+            )
+        data = source.read_bytes() if isinstance(source, Path) else source
+    except OSError as error:
+        raise ImageError("unreadable", f"{name}: cannot read the file. Got '{error.strerror}' instead.") from error
+    if not data:
+        raise ImageError("empty", f"{name}: the file has no content; copy it again. Got 0 bytes.")
+    return data
+
+
+def _silence_pillow() -> None:
+    """Keep Pillow's remarks on odd metadata off the terminal; what matters is raised.
+
+    A filter on Pillow's modules alone, set once: `warnings.catch_warnings` is not safe in threads.
+    """
+    if _PILLOW_WARNINGS not in warnings.filters:
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        logging.getLogger("PIL").setLevel(logging.CRITICAL)
+
+
+def _open(data: bytes, name: str) -> Image.Image:
+    try:
+        return Image.open(BytesIO(data))
+    except Image.DecompressionBombError as error:
+        raise ImageError(
+            "too_many_pixels", f"{name}: far more pixels than a surface image has; shrink it. Got '{error}' instead."
+        ) from error
+    except UnidentifiedImageError as error:
+        start = data[:8].hex(" ")
+        raise ImageError(
+            "not_an_image", f"{name}: no known image format, whatever its suffix. Got a file that starts with {start}."
+        ) from error
+    except Exception as error:  # decoders of damaged bytes raise almost anything
+        raise _damaged(name, error) from error
+
+
+def _damaged(name: str, error: Exception) -> ImageError:
+    return ImageError(
+        "truncated",
+        f"{name}: the image is cut short or damaged; copy or export it again. Got '{error or type(error).__name__}'.",
+    )
+
+
+def _check_header(image: Image.Image, name: str, limits: ImageSchema) -> None:
+    found = _SAME_DECODER.get(image.format, image.format)
+    accepted = [accepted.upper() for accepted in limits.formats]
+    if found not in accepted:
+        raise ImageError(
+            "format",
+            f"{name}: the format must be one of {', '.join(accepted)}; convert the file or extend image.formats in "
+            f"schema.yaml. Got {found} instead.",
+        )
+    width, height = image.size
+    if max(width, height) > limits.max_side:
+        raise ImageError(
+            "too_many_pixels",
+            f"{name}: the longer side may have {limits.max_side} pixels at most; shrink it or raise image.max_side in "
+            f"schema.yaml. Got {width}x{height} instead.",
+        )
+    if min(width, height) < limits.min_side:
+        raise ImageError(
+            "too_small",
+            f"{name}: the shorter side must have {limits.min_side} pixels at least. Got {width}x{height} instead.",
+        )
+
+
+def _read_orientation(image: Image.Image, name: str) -> int:
+    """EXIF orientation, 1 to 8; 1 is upright. To be read after the pixels: some decoders turn them themselves."""
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception as error:  # the pixels are good: damaged EXIF must not cost the image
+        logger.warning("%s: its EXIF block is damaged and was ignored (%s)", name, error)
+        return 1
+
+
+def _convert_to_rgb(image: Image.Image, name: str) -> np.ndarray:
+    if image.mode == "F" or image.mode.startswith("I"):
+        return np.repeat(_scale_to_8_bits(np.asarray(image), name)[..., None], 3, axis=2)
+    try:
+        if image.has_transparency_data:
+            layers = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", layers.size, "black"), layers)
+        return np.array(image.convert("RGB"))
+    except ValueError as error:
+        raise ImageError(
+            "mode", f"{name}: the colour model must be grey, RGB, CMYK or a palette. Got {image.mode} instead."
+        ) from error
+
+
+def _scale_to_8_bits(values: np.ndarray, name: str) -> np.ndarray:
+    """uint8 (H, W) of deep grey values, by the rule in `decode_image`."""
+    low, high = values.min(), values.max()
+    if not (low >= 0 and high < 2**32):  # false for NaN as well
+        raise ImageError(
+            "values", f"{name}: pixels must be finite, not negative and below 2^32. Got {low} to {high} instead."
+        )
+    is_share = values.dtype.kind == "f" and high <= 1
+    white = 1 if is_share else next(2**bits - 1 for bits in _DEPTHS if high < 2**bits)
+    return np.rint(values * (255.0 / white)).astype(np.uint8)

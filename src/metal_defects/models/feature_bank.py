@@ -1,0 +1,199 @@
+"""Features of every image, computed once: one forward pass per view, kept on disk and keyed by content."""
+
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from metal_defects.config import AugmentationParams
+from metal_defects.data.snapshots import SPLITS, load_snapshot
+from metal_defects.files import read_json, sha256_json, write_json
+from metal_defects.log import logger, progress_bar
+from metal_defects.models.backbones import Backbone
+from metal_defects.models.networks import build_feature_model, digest_weights, tap_slices
+from metal_defects.models.views import augment
+
+if TYPE_CHECKING:
+    import keras
+
+BATCH = 32
+PARITY_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class FeatureBank:
+    """Pooled features of one backbone.
+
+    Attributes:
+        features: per split, float32 (views, images, columns); view 0 is the clean image, only "train" has more.
+        slices: the columns of each tap.
+        meta: engine, milliseconds per image, and what the key was made of.
+    """
+
+    features: dict[str, np.ndarray]
+    slices: dict[str, slice]
+    meta: dict
+
+    def columns(self, taps: Sequence[str]) -> np.ndarray:
+        """Indices of the columns of `taps`, in the order of `taps`."""
+        return np.concatenate([np.arange(self.slices[tap].start, self.slices[tap].stop) for tap in taps])
+
+    def clean(self, split: str, columns: np.ndarray) -> np.ndarray:
+        """Features of the unchanged images, float32 (images, len(columns))."""
+        return self.features[split][0][:, columns]
+
+    def training(self, columns: np.ndarray, views: int) -> np.ndarray:
+        """Features of the clean training images followed by `views` augmented ones, (images * (1 + views), columns)."""
+        chosen = self.features["train"][: 1 + views]
+        return chosen[:, :, columns].reshape(-1, len(columns))
+
+
+def count_views(backbone: Backbone, views: int, max_gmacs: float) -> int:
+    """Augmented views that a backbone gets: as many as asked for, fewer where a pass is costly."""
+    return min(views, int(max_gmacs / backbone.gmacs))
+
+
+def load_or_extract(
+    store: Path,
+    snapshots: Path,
+    backbone: Backbone,
+    network: "keras.Model",
+    views: int,
+    augmentation: AugmentationParams,
+    seed: int,
+) -> FeatureBank:
+    """The bank of a backbone over all splits, from `store` if the same was computed before.
+
+    Args:
+        store: folder of banks.
+        snapshots: folder of stage 03.
+        backbone: row of the table.
+        network: its built network; its weights are part of the key.
+        views: augmented passes over the training images.
+        augmentation: what a view may change.
+        seed: of the views.
+    """
+    summary = read_json(snapshots / "snapshots.json")
+    identity = {
+        "backbone": backbone.name,
+        "taps": list(backbone.taps),
+        "scaling": [list(part) for part in backbone.scaling],
+        "weights": digest_weights(network),
+        "images": {split: summary[split]["pixels_sha256"] for split in SPLITS},
+        "views": views,
+        "augmentation": augmentation.model_dump() if views else None,
+        "seed": seed if views else None,
+    }
+    folder = store / f"{backbone.name}-{sha256_json(identity)[:16]}"
+    if not (folder / "bank.json").exists():
+        _extract(folder, snapshots, backbone, network, augmentation, identity)
+    meta = read_json(folder / "bank.json")
+    features = {split: np.load(folder / f"{split}.npy", mmap_mode="r") for split in SPLITS}
+    return FeatureBank(features, {tap: slice(*ends) for tap, ends in meta["slices"].items()}, meta)
+
+
+def _extract(
+    folder: Path,
+    snapshots: Path,
+    backbone: Backbone,
+    network: "keras.Model",
+    augmentation: AugmentationParams,
+    identity: dict,
+) -> None:
+    """Compute a bank beside its place and move it there when it is complete."""
+    partial = folder.with_name(f".partial-{folder.name}")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    model = build_feature_model(backbone, network, backbone.taps)
+    engine, run = fastest_engine(model, partial)
+    counts = {split: read_json(snapshots / "snapshots.json")[split]["images"] for split in SPLITS}
+    passes = [(split, view) for split in SPLITS for view in range(1 + (identity["views"] if split == "train" else 0))]
+    seconds, images = 0.0, 0
+    with progress_bar() as bar:
+        task = bar.add_task(f"{backbone.title} features", total=sum(counts[split] for split, _ in passes), note=engine)
+        features = {split: [] for split in SPLITS}
+        for split, view in passes:
+            parts = []
+            for batch in _batches(snapshots, split, view, augmentation, identity["seed"]):
+                start = time.perf_counter()
+                parts.append(run(batch))
+                seconds += time.perf_counter() - start
+                images += len(batch)
+                bar.advance(task, len(batch))
+            features[split].append(np.concatenate(parts))
+    for split in SPLITS:
+        np.save(partial / f"{split}.npy", np.stack(features[split]).astype(np.float32))
+    slices = tap_slices(model, backbone, backbone.taps)
+    meta = {
+        "engine": engine,
+        "milliseconds_per_image": round(1000 * seconds / images, 2),
+        "slices": {tap: [part.start, part.stop] for tap, part in slices.items()},
+        "identity": identity,
+    }
+    write_json(partial / "bank.json", meta)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.replace(folder)
+
+
+def fastest_engine(model: "keras.Model", scratch: Path) -> tuple[str, "callable"]:
+    """A function from uint8 images to float32 features, and the name of what runs it.
+
+    A GPU runs TensorFlow; a CPU runs ONNX Runtime, after a check that it computes the same.
+    """
+    import tensorflow as tf
+
+    compiled = tf.function(lambda batch: model(batch, training=False), reduce_retracing=True)
+
+    def run_tensorflow(batch: np.ndarray) -> np.ndarray:
+        return compiled(tf.constant(batch)).numpy()
+
+    if tf.config.list_physical_devices("GPU"):
+        return "TensorFlow on GPU", run_tensorflow
+    import onnxruntime
+
+    path = scratch / "features.onnx"
+    model.export(str(path), format="onnx", verbose=False)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    path.unlink()
+    name = session.get_inputs()[0].name
+
+    def run_onnx(batch: np.ndarray) -> np.ndarray:
+        return session.run(None, {name: batch})[0]
+
+    probe = np.random.default_rng(0).integers(0, 256, (4, *model.input_shape[1:]), dtype=np.uint8)
+    expected = model(probe, training=False).numpy()
+    error = np.abs(run_onnx(probe) - expected).max() / max(np.abs(expected).max(), 1e-12)
+    if error > PARITY_TOLERANCE:
+        logger.warning("   ONNX Runtime differs from TensorFlow by %.1e of the range: using TensorFlow", error)
+        return "TensorFlow", run_tensorflow
+    return "ONNX Runtime", run_onnx
+
+
+def _batches(
+    snapshots: Path, split: str, view: int, augmentation: AugmentationParams, seed: int | None
+) -> Iterator[np.ndarray]:
+    """Batches of a split, uint8 (batch, side, side, 3); view 0 is clean. The next batch is made while one is used."""
+    dataset = load_snapshot(snapshots, split).batch(BATCH).prefetch(2)
+    start = 0
+    with ThreadPoolExecutor() as pool:
+        waiting = None
+        for images, _ in dataset.as_numpy_iterator():
+            jobs = [
+                pool.submit(augment, image, augmentation, (seed, view, start + index)) if view else image
+                for index, image in enumerate(images)
+            ]
+            start += len(images)
+            if waiting is not None:
+                yield _collect(waiting)
+            waiting = jobs
+        if waiting is not None:
+            yield _collect(waiting)
+
+
+def _collect(jobs: list) -> np.ndarray:
+    return np.stack([job if isinstance(job, np.ndarray) else job.result() for job in jobs])

@@ -1,0 +1,159 @@
+"""Assembles classifiers from raw pixels to class probabilities, from standard Keras layers alone."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from metal_defects.models.backbones import Backbone
+
+if TYPE_CHECKING:
+    import keras
+
+
+def build_backbone(backbone: Backbone, image_size: int, seed: int, weights_file: Path | None) -> "keras.Model":
+    """The backbone with weights from a file, or with seeded random ones.
+
+    Raises:
+        WeightsError: the file does not fit the network.
+    """
+    import keras
+
+    from metal_defects.errors import WeightsError
+
+    keras.utils.set_random_seed(seed)
+    network = backbone.build(image_size)
+    if weights_file is not None:
+        try:
+            backbone.load(network, weights_file)
+        except (ValueError, OSError, KeyError) as error:
+            raise WeightsError(
+                f"The weights file does not fit {backbone.title}; remove it or fetch it anew. Got {weights_file}: "
+                f"{str(error).splitlines()[0]}"
+            ) from error
+        if backbone.bgr:
+            _reverse_input_channels(network)
+    return network
+
+
+def build_feature_model(
+    backbone: Backbone, network: "keras.Model", taps: Sequence[str], trainable: bool = False
+) -> "keras.Model":
+    """Scaling, backbone and moment pooling; the backbone is frozen unless it is to be trained.
+
+    Input shape: uint8 (batch, side, side, 3), RGB.
+    Output shape: float32 (batch, 2 * channels of all taps): per tap the channel means, then the variances.
+    """
+    import keras
+    from keras import layers
+
+    side = network.input_shape[1]
+    first = _first_convolution(network)
+    # Cut behind any scaling of the network's own, so that every backbone is scaled in one place and one way.
+    trunk = keras.Model(first.input, [network.get_layer(tap).output for tap in taps], name=backbone.name)
+    trunk.trainable = trainable
+    scale, offset = backbone.scaling
+    pixels = keras.Input((side, side, 3), dtype="uint8", name="pixels")
+    scaled = layers.Rescaling(list(scale), list(offset), name="scaling")(pixels)
+    maps = trunk(scaled, training=None if trainable else False)
+    maps = maps if isinstance(maps, list | tuple) else [maps]
+    pooled = [moments for tap, feature_map in zip(taps, maps, strict=True) for moments in pool_moments(feature_map, tap)]
+    features = layers.Concatenate(name="features")(pooled) if len(pooled) > 1 else pooled[0]
+    return keras.Model(pixels, features, name=f"{backbone.name}_features")
+
+
+def pool_moments(feature_map: "keras.KerasTensor", name: str) -> "tuple[keras.KerasTensor, keras.KerasTensor]":
+    """Mean and variance of every channel, Var[x] = E[x²] − E[x]², from layers that any Keras can load.
+
+    Input shape: (batch, height, width, channels).
+    Output shape: twice (batch, channels).
+    """
+    from keras import layers
+
+    mean = layers.GlobalAveragePooling2D(name=f"{name}_mean")(feature_map)
+    squares = layers.Multiply(name=f"{name}_squares")([feature_map, feature_map])
+    mean_of_squares = layers.GlobalAveragePooling2D(name=f"{name}_mean_of_squares")(squares)
+    square_of_mean = layers.Multiply(name=f"{name}_square_of_mean")([mean, mean])
+    return mean, layers.Subtract(name=f"{name}_variance")([mean_of_squares, square_of_mean])
+
+
+def tap_slices(feature_model: "keras.Model", backbone: Backbone, taps: Sequence[str]) -> dict[str, slice]:
+    """Which columns of the feature vector come from which tap."""
+    trunk = feature_model.get_layer(backbone.name)
+    shapes = trunk.output_shape if isinstance(trunk.output_shape, list) else [trunk.output_shape]
+    slices, start = {}, 0
+    for tap, shape in zip(taps, shapes, strict=True):
+        slices[tap] = slice(start, start + 2 * shape[-1])
+        start = slices[tap].stop
+    return slices
+
+
+def build_head(
+    mean: np.ndarray, variance: np.ndarray, classes: int, *, hidden_units: int, dropout: float, l2: float
+) -> "keras.Model":
+    """Standardisation, dropout, an optional hidden layer and softmax.
+
+    Args:
+        mean, variance: of the training features, float32 (features,).
+        classes: number of classes.
+        hidden_units: 0 for a linear head.
+        dropout: share of inputs dropped while training, in [0, 1).
+        l2: weight decay of the dense kernels.
+
+    Input shape: float32 (batch, features).
+    Output shape: float32 (batch, classes), probabilities.
+    """
+    import keras
+    from keras import layers
+
+    decay = keras.regularizers.L2(l2)
+    features = keras.Input((len(mean),), name="features")
+    standardise = layers.Normalization(name="standardise")
+    x = standardise(features)
+    # A channel that never varies in training must not be blown up when it does in use.
+    standardise.load_own_variables({"0": mean, "1": np.maximum(variance, 1e-4 * np.median(variance)), "2": np.zeros(())})
+    x = layers.Dropout(dropout, name="dropout")(x)
+    if hidden_units:
+        x = layers.Dense(hidden_units, activation="relu", kernel_regularizer=decay, name="hidden")(x)
+        x = layers.Dropout(dropout, name="hidden_dropout")(x)
+    output = layers.Dense(classes, activation="softmax", kernel_regularizer=decay, name="probabilities")(x)
+    return keras.Model(features, output, name="head")
+
+
+def assemble(feature_model: "keras.Model", head: "keras.Model", name: str) -> "keras.Model":
+    """One model from uint8 pixels to probabilities."""
+    import keras
+
+    return keras.Model(feature_model.input, head(feature_model.output), name=name)
+
+
+def digest_weights(model: "keras.Model") -> str:
+    """SHA-256 over all weights in order: two models with the same digest compute the same function."""
+    digest = hashlib.sha256()
+    for array in model.get_weights():
+        digest.update(f"{array.shape}{array.dtype}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def _first_convolution(network: "keras.Model") -> "keras.layers.Layer":
+    """The first layer with a trainable kernel, or the padding in front of it."""
+    from keras import layers
+
+    previous = None
+    for layer in network.layers:
+        if isinstance(layer, layers.Conv2D):
+            return previous if isinstance(previous, layers.ZeroPadding2D) else layer
+        previous = layer
+    raise ValueError(f"{network.name} has no convolution.")
+
+
+def _reverse_input_channels(network: "keras.Model") -> None:
+    """Make weights that expect blue first take red first: W(BGR) · x(BGR) = W(RGB) · x(RGB)."""
+    from keras import layers
+
+    convolution = next(layer for layer in network.layers if isinstance(layer, layers.Conv2D))
+    kernel, *bias = convolution.get_weights()
+    convolution.set_weights([kernel[:, :, ::-1, :], *bias])

@@ -1,0 +1,176 @@
+"""PyTorch weights without PyTorch: read a state dict, put it into a Keras model."""
+
+import io
+import math
+import mmap
+import zipfile
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+
+from metal_defects.errors import WeightsError
+from metal_defects.models.torch_pickle import RefusedError, Storage, Tensor, read_pickle
+
+if TYPE_CHECKING:
+    import keras
+
+LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+LEGACY_PROTOCOL = 1001
+ZIP_MAGIC = b"PK\x03\x04"
+
+
+def read_state_dict(path: Path) -> dict[str, np.ndarray]:
+    """The tensors of a file written by `torch.save(model.state_dict(), path)`, in either of its formats.
+
+    Nothing in the file is run, and nothing larger than the file is allocated, whatever sizes it claims.
+
+    Returns:
+        Tensors by name. The arrays are read-only and keep the strides of the file: they may not be contiguous.
+
+    Raises:
+        WeightsError: the file is damaged, or holds anything but named tensors.
+    """
+    try:
+        with path.open("rb") as stream:
+            is_zip = stream.read(len(ZIP_MAGIC)) == ZIP_MAGIC
+            tensors, storages = _read_zip(stream) if is_zip else _read_legacy(stream)
+        return {name: _view(tensor, storages[tensor.storage.key]) for name, tensor in tensors.items()}
+    except RefusedError as error:
+        raise WeightsError(
+            f"{path.name} must be a PyTorch state dict: names and tensors, nothing else. Got {error} in {path}."
+        ) from None
+    except (ValueError, TypeError, LookupError, EOFError, ArithmeticError, zipfile.BadZipFile) as error:
+        raise WeightsError(f"{path.name} is damaged; remove it or fetch it anew. Got {path}: {error}.") from error
+
+
+def assign_state_dict(
+    model: "keras.Model", state: Mapping[str, np.ndarray], modules: Mapping[str, str], ignored: Collection[str]
+) -> None:
+    """Set all weights of `model` from the tensors in `state`.
+
+    Args:
+        model: convolutions without bias, depthwise convolutions and batch normalizations; other layers have no weights.
+        state: PyTorch's tensors by name.
+        modules: for each layer with weights, the name of its PyTorch module.
+        ignored: tensors in `state` that the model has no use for.
+
+    Raises:
+        WeightsError: a layer or a tensor is left over, or a shape differs.
+    """
+    misfit = f"The weights do not fit {model.name}; use the file that was published for it."
+    unused = set(state) - set(ignored)
+    for layer in model.layers:
+        if not layer.weights:
+            continue
+        arrays = []
+        for weight, (name, axes) in zip(layer.weights, _arrange(layer, modules[layer.name]), strict=True):
+            expected = [0] * len(axes)
+            for side, axis in zip(weight.shape, axes, strict=True):
+                expected[axis] = side
+            if name not in state or list(state[name].shape) != expected:
+                found = list(state[name].shape) if name in state else "nothing"
+                raise WeightsError(f"{misfit} {name} must have the shape {expected}. Got {found} instead.")
+            arrays.append(np.transpose(state[name], axes))
+            unused.discard(name)
+        layer.set_weights(arrays)
+    if unused:
+        raise WeightsError(f"{misfit} Got {len(unused)} tensors without a layer: {', '.join(sorted(unused)[:3])}.")
+
+
+def _arrange(layer: "keras.Layer", module: str) -> list[tuple[str, tuple[int, ...]]]:
+    """For each weight of a layer in Keras order, the tensor's name and the order in which to take its axes."""
+    import keras
+
+    if isinstance(layer, keras.layers.BatchNormalization):
+        return [(f"{module}.{part}", (0,)) for part in ("weight", "bias", "running_mean", "running_var")]
+    # PyTorch keeps (output, input, height, width), and (channel, 1, height, width) where depthwise.
+    depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
+    return [(f"{module}.weight", (2, 3, 0, 1) if depthwise else (2, 3, 1, 0))]
+
+
+def _read_legacy(stream: BinaryIO) -> tuple[dict[str, Tensor], dict[str, np.ndarray]]:
+    """Five pickles (magic number, protocol, system, object, storage keys), then each storage: its length, its bytes."""
+    # A map, unlike a file, never allocates what a damaged length asks for beyond its end.
+    with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        if mapped[:1] != b"\x80" or read_pickle(mapped) != LEGACY_MAGIC:
+            raise ValueError("it does not begin as PyTorch's files do")
+        protocol, system = read_pickle(mapped), read_pickle(mapped)
+        if protocol != LEGACY_PROTOCOL or system["little_endian"] is not True:
+            raise RefusedError("another protocol or byte order")
+        tensors = _named_tensors(read_pickle(mapped))
+        expected = _distinct_storages(tensors, len(mapped))
+        storages = {}
+        for key in read_pickle(mapped):
+            storage = expected.pop(key)
+            if int.from_bytes(mapped.read(8), "little") != storage.length:
+                raise ValueError(f"storage {key} has not the declared {storage.length} values")
+            storages[key] = _decode(storage, mapped.read(storage.size))
+        if expected:
+            raise ValueError(f"{len(expected)} storages are missing")
+        return tensors, storages
+
+
+def _read_zip(stream: BinaryIO) -> tuple[dict[str, Tensor], dict[str, np.ndarray]]:
+    """An archive without compression: `<top>/data.pkl`, `<top>/byteorder` and one `<top>/data/<key>` per storage."""
+    size = stream.seek(0, io.SEEK_END)
+    with zipfile.ZipFile(stream) as archive:
+        members = {member.filename: member for member in archive.infolist()}
+        tops = [name.removesuffix("data.pkl") for name in members if name.endswith("/data.pkl")]
+        if len(tops) != 1:
+            raise RefusedError(f"an archive with {len(tops)} objects")
+
+        def read(name: str) -> bytes:
+            member = members[tops[0] + name]
+            if member.compress_type != zipfile.ZIP_STORED or member.file_size > size:
+                raise RefusedError(f"a compressed {name}")
+            return archive.read(member)
+
+        if tops[0] + "byteorder" in members and read("byteorder") != b"little":
+            raise RefusedError("another byte order")
+        tensors = _named_tensors(read_pickle(io.BytesIO(read("data.pkl"))))
+        expected = _distinct_storages(tensors, size)
+        return tensors, {key: _decode(storage, read(f"data/{key}")) for key, storage in expected.items()}
+
+
+def _named_tensors(value: Any) -> dict[str, Tensor]:
+    if not isinstance(value, dict):
+        raise RefusedError(f"a {type(value).__name__}")
+    for name, tensor in value.items():
+        if not isinstance(tensor, Tensor):
+            raise RefusedError(f"a {type(tensor).__name__} named '{name}'")
+    return value
+
+
+def _distinct_storages(tensors: Mapping[str, Tensor], file_size: int) -> dict[str, Storage]:
+    """Storages by key, checked to be together no larger than the file."""
+    storages: dict[str, Storage] = {}
+    for tensor in tensors.values():
+        if storages.setdefault(tensor.storage.key, tensor.storage) != tensor.storage:
+            raise ValueError(f"storage {tensor.storage.key} is declared in two ways")
+    declared = sum(storage.size for storage in storages.values())
+    if declared > file_size:
+        raise ValueError(f"its tensors should take {declared:,} bytes, but it has {file_size:,}")
+    return storages
+
+
+def _decode(storage: Storage, data: bytes) -> np.ndarray:
+    if len(data) != storage.size:
+        raise ValueError(f"storage {storage.key} should take {storage.size:,} bytes, but has {len(data):,}")
+    return np.frombuffer(data, storage.dtype)
+
+
+def _view(tensor: Tensor, storage: np.ndarray) -> np.ndarray:
+    """The tensor as a view of its storage, checked to stay inside."""
+    if min((tensor.offset, *tensor.shape, *tensor.strides)) < 0 or len(tensor.shape) != len(tensor.strides):
+        raise ValueError("a tensor has an impossible shape")
+    count = math.prod(tensor.shape)
+    last = tensor.offset + sum(stride * (side - 1) for side, stride in zip(tensor.shape, tensor.strides, strict=True))
+    # With a stride of zero a short storage could claim any size.
+    if count > len(storage) or (count and last >= len(storage)):
+        raise ValueError("a tensor reaches beyond its storage")
+    if not count:
+        return np.empty(tensor.shape, storage.dtype)
+    strides = [stride * storage.itemsize for stride in tensor.strides]
+    return np.lib.stride_tricks.as_strided(storage[tensor.offset :], tensor.shape, strides, writeable=False)

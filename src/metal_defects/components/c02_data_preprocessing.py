@@ -5,50 +5,115 @@ import hashlib
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import StringIO
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
 from metal_defects.data.imaging import ImageError, Preprocessor
 from metal_defects.errors import DataError
-from metal_defects.evaluation.exploratory_plots import ClassStatistics, describe_pixels, write_exploratory_plots
+from metal_defects.evaluation.exploratory_plots import ClassStatistics, Description, describe, write_exploratory_plots
 from metal_defects.files import atomic_path, read_json, write_text
 from metal_defects.log import logger, track
 from metal_defects.pipeline.runner import StageContext
 
-_COLUMNS = ("path", "label", "split", "sha256", "source")
-_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
-Row = dict[str, str]
+COLUMNS = ("path", "label", "split", "sha256", "source")
+MAX_THREADS = 8
+_RESERVED_ON_WINDOWS = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
 
 
 def run(ctx: StageContext) -> None:
-    """Write the images, images.csv, pre_processor.joblib and plots/.
+    """Write resized_images_<size>/, images.csv, pre_processor.joblib and plots/.
 
     Raises:
         DataError: a source image vanished, changed or became unreadable since ingestion.
     """
     ingested = ctx.artifacts / "01_data_ingestion"
     source = read_json(ingested / "source.json")
+    root = Path(source["root"])
     with (ingested / "manifest.csv").open(newline="", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
     params = ctx.settings.params.data_preprocessing
     preprocess = Preprocessor(params.image_size, params.resize, ctx.settings.data_schema.image)
-    paths = choose_paths(rows, source["classes"], f"resized_images_{params.image_size}")
-    for folder in sorted({(ctx.out / path).parent for path in paths}):
+    targets = choose_targets(rows, source["classes"], f"resized_images_{params.image_size}")
+    for folder in sorted({(ctx.out / target).parent for target in targets}):
         folder.mkdir(parents=True, exist_ok=True)
+
+    def process(row: dict[str, str], target: str) -> tuple[str, Description]:
+        return _process_image(root / row["path"], row["sha256"], ctx.out / target, preprocess)
+
     statistics = {name: ClassStatistics() for name in source["classes"]}
     written = []
-    for row, path, pixels in track(
-        _preprocess_all(rows, paths, Path(source["root"]), ctx.out, preprocess), "Decoding images", total=len(rows)
-    ):
-        digest, description = pixels
-        written.append((path, row["label"], row["split"], digest, row["path"]))
-        statistics[row["label"]].add(row["split"], ctx.out / path, description)
-    write_text(ctx.out / "images.csv", _format_csv(written))
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, MAX_THREADS)) as pool:
+        results = track(pool.map(process, rows, targets), "Resizing images", total=len(rows))
+        for row, target, (digest, description) in zip(rows, targets, results, strict=True):
+            written.append((target, row["label"], row["split"], digest, row["path"]))
+            statistics[row["label"]].add(row["split"], ctx.out / target, description)
+    _write_table(ctx.out / "images.csv", written)
     _save_preprocessor(ctx.out / "pre_processor.joblib", preprocess)
     write_exploratory_plots(ctx.out / "plots", statistics)
-    logger.info("   %d images of %d classes at %d px", len(rows), len(statistics), params.image_size)
+    logger.info("   %d images of %d classes, %d px", len(rows), len(statistics), params.image_size)
+
+
+def choose_targets(rows: Iterable[dict[str, str]], classes: Iterable[str], folder: str) -> list[str]:
+    """Where each image of the manifest goes: `folder`/<split>/<class>/<name>.png, valid on every file system.
+
+    A name that another image of the same split and class has, upper and lower case alike, gets a digest of the
+    image's path appended.
+    """
+    taken: set[str] = set()
+    class_folders = {name: _reserve(make_safe_name(name), name, taken) for name in classes}
+    targets, taken = [], set()
+    for row in rows:
+        place = f"{folder}/{row['split']}/{class_folders[row['label']]}"
+        targets.append(_reserve(f"{place}/{make_safe_name(Path(row['path']).stem)}", row["path"], taken) + ".png")
+    return targets
+
+
+def make_safe_name(text: str) -> str:
+    """A file name, without suffix, for every file system: letters of any script, digits and `_ . ( ) + -`."""
+    kept = re.sub(r"[^\w.()+ -]", "_", unicodedata.normalize("NFC", text))[:50].strip(" .") or "_"
+    return f"_{kept}" if _RESERVED_ON_WINDOWS.match(kept) else kept
+
+
+def _reserve(name: str, origin: str, taken: set[str]) -> str:
+    """`name`, or `name` with a digest of `origin` where it is taken; marks it as taken."""
+    while name.casefold() in taken:
+        name = f"{name}_{hashlib.sha256(origin.encode()).hexdigest()[:8]}"
+    taken.add(name.casefold())
+    return name
+
+
+def _process_image(source: Path, sha256: str, target: Path, preprocess: Preprocessor) -> tuple[str, Description]:
+    """Write one image; return the SHA-256 of its pixels and what the plots need of them."""
+    again = "Run the ingestion again: python main.py run --from 01 --force."
+    try:
+        data = source.read_bytes()
+    except OSError as error:
+        raise DataError(f"An image cannot be read any more since ingestion. {again} Got '{error}'.") from error
+    found = hashlib.sha256(data).hexdigest()
+    if found != sha256:
+        raise DataError(f"{source} changed since ingestion. {again} Got SHA-256 {found} instead of {sha256}.")
+    try:
+        pixels = preprocess(data)
+    except ImageError as error:
+        raise DataError(f"{source} is not usable any more. {again} {error}") from error
+    Image.fromarray(pixels).save(target, compress_level=1)
+    return hashlib.sha256(pixels.tobytes()).hexdigest(), describe(pixels)
+
+
+def _write_table(target: Path, rows: Iterable[Sequence[str]]) -> None:
+    text = StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows(rows)
+    write_text(target, text.getvalue())
+
+
+def _save_preprocessor(target: Path, preprocess: Preprocessor) -> None:
+    import joblib
+
+    with atomic_path(target) as partial:
+        joblib.dump(preprocess, partial)

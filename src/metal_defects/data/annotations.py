@@ -13,7 +13,7 @@ _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 @dataclass(frozen=True)
 class Box:
-    """A rectangle in pixels of the original image, 0 <= xmin < xmax <= width, and likewise for y."""
+    """A rectangle in pixels of the original image; its edges, so that 0 <= xmin < xmax <= width, and likewise for y."""
 
     xmin: int
     ymin: int
@@ -42,6 +42,8 @@ def choose_annotation(image: str, candidates: Iterable[str]) -> str | None:
 
 def read_boxes(path: Path, width: int, height: int, spellings: Mapping[str, str]) -> Boxes:
     """The boxes in a Pascal VOC file, clipped to the image.
+
+    Pascal VOC counts pixels from 1 and includes both ends: the left edge of pixel 1 is at 0.
 
     Args:
         path: XML file.
@@ -95,8 +97,8 @@ def _read_box(item: ElementTree.Element, width: int, height: int, spellings: Map
         left, top, right, bottom = (round(float(text)) for text in texts)
     except (ValueError, OverflowError) as error:
         raise ValueError(f"a box whose corners are not numbers ({', '.join(texts)})") from error
-    xmin, xmax = (min(max(value, 0), width) for value in (left, right))
-    ymin, ymax = (min(max(value, 0), height) for value in (top, bottom))
+    xmin, xmax = (min(max(edge, 0), width) for edge in (left - 1, right))
+    ymin, ymax = (min(max(edge, 0), height) for edge in (top - 1, bottom))
     if xmin >= xmax or ymin >= ymax:
         raise ValueError(f"a box without area inside the image ({', '.join(texts)})")
     return Box(xmin, ymin, xmax, ymax, label)

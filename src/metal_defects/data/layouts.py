@@ -94,14 +94,20 @@ def read_image_set(folder: Path, schema: DataSchema) -> ImageSet:
             "There is no image set here: expected train/valid/test folders, one folder per class, or images named "
             f"<class>_<n>, at most {_MAX_NESTING} folders down. Got {folder} instead."
         )
-    paths = list(_walk(root))
+    paths, rejected = [], []
+    for path in _walk(root):
+        if path.isprintable():
+            paths.append(path)
+        else:  # a name that is not UTF-8 or holds line breaks cannot be written to a CSV file
+            shown = ascii(path)[1:-1]
+            rejected.append(RejectedFile(shown, "bad_name", f"{shown}: rename it with printable UTF-8 characters."))
     splits = _SplitNames(schema)
     located = {path: _locate(path, splits) for path in paths if not _is_document(path)}
     has_splits = any(place.split for place in located.values())
     in_folders = any(place.folder for place in located.values() if place.split or not has_splits)
     names = [place.class_name(in_folders) for place in located.values() if place.split or not has_splits]
     spellings = _class_spellings(schema, names)
-    files, rejected = [], []
+    files = []
     for path, place in located.items():
         name = place.class_name(in_folders)
         label = spellings.get(normalise_name(name)) if name else None
@@ -116,7 +122,11 @@ def read_image_set(folder: Path, schema: DataSchema) -> ImageSet:
     has_image_folder = any(place.in_image_folder for place in located.values())
     classes = tuple(schema.classes) if schema.classes != "auto" else tuple(sorted({file.label for file in files}))
     return ImageSet(
-        root, _layout_name(has_splits, in_folders, has_image_folder), classes, tuple(files), tuple(rejected),
+        root,
+        _layout_name(has_splits, in_folders, has_image_folder),
+        classes,
+        tuple(files),
+        tuple(sorted(rejected, key=lambda item: item.path)),
         _index_annotations(paths),
     )
 

@@ -14,6 +14,7 @@ from metal_defects.files import write_text
 from metal_defects.log import track
 
 SIDE = 200
+MIN_BOX = 3  # pixels
 _Drawing = tuple[np.ndarray, np.ndarray]  # grey levels, and where the defect is (0 to 1); both float (SIDE, SIDE)
 _ROWS, _COLUMNS = np.mgrid[0:SIDE, 0:SIDE].astype(np.float32)
 _CYCLES_Y = np.fft.fftfreq(SIDE)[:, None].astype(np.float32)
@@ -234,10 +235,13 @@ def _find_boxes(mask: np.ndarray, most: int = 5) -> list[tuple[int, int, int, in
     """Boxes (xmin, ymin, xmax, ymax; pixels, from 1 as in Pascal VOC) around the largest groups of marked pixels."""
     from scipy import ndimage
 
-    groups, _ = ndimage.label(ndimage.uniform_filter((mask > 0.3).astype(np.float32), 15) > 0.02)
+    marked = mask > 0.3
+    groups, _ = ndimage.label(ndimage.uniform_filter(marked.astype(np.float32), 15) > 0.02)
     boxes = [
-        (columns.start + 1, rows.start + 1, columns.stop, rows.stop) for rows, columns in ndimage.find_objects(groups)
+        (columns.start + 1, rows.start + 1, columns.stop, rows.stop)
+        for rows, columns in filter(None, ndimage.find_objects(groups * marked))
     ]
+    boxes = [box for box in boxes if min(box[2] - box[0], box[3] - box[1]) >= MIN_BOX]
     boxes.sort(key=lambda box: (-(box[2] - box[0]) * (box[3] - box[1]), box))
     return boxes[:most] or [(1, 1, SIDE, SIDE)]
 

@@ -52,10 +52,10 @@ def classification_metrics(
     labels, probabilities = np.asarray(labels), np.asarray(probabilities)
     _check(labels, probabilities, class_names)
     critical = _critical_value(confidence)
-    probabilities = probabilities.astype(np.float64)
-    probabilities /= probabilities.sum(axis=1, keepdims=True)
     classes = np.arange(len(class_names))
     predicted = probabilities.argmax(axis=1)
+    probabilities = probabilities.astype(np.float64)
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
 
     matrix = confusion_matrix(labels, predicted, labels=classes)
     precision, recall, f1, support = precision_recall_fscore_support(

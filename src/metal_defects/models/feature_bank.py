@@ -156,6 +156,8 @@ def fastest_engine(model: "keras.Model", scratch: Path) -> tuple[str, "callable"
         return "TensorFlow on GPU", run_tensorflow
     import onnxruntime
 
+    probe = np.random.default_rng(0).integers(0, 256, (4, *model.input_shape[1:]), dtype=np.uint8)
+    expected = model(probe, training=False).numpy()
     path = scratch / "features.onnx"
     model.export(str(path), format="onnx", verbose=False)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -165,8 +167,6 @@ def fastest_engine(model: "keras.Model", scratch: Path) -> tuple[str, "callable"
     def run_onnx(batch: np.ndarray) -> np.ndarray:
         return session.run(None, {name: batch})[0]
 
-    probe = np.random.default_rng(0).integers(0, 256, (4, *model.input_shape[1:]), dtype=np.uint8)
-    expected = model(probe, training=False).numpy()
     error = np.abs(run_onnx(probe) - expected).max() / max(np.abs(expected).max(), 1e-12)
     if error > PARITY_TOLERANCE:
         logger.warning("   ONNX Runtime differs from TensorFlow by %.1e of the range: using TensorFlow", error)

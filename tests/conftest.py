@@ -1,0 +1,42 @@
+"""What several suites need: settings on a temporary folder, and the real data where it is to be had."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from metal_defects.config import Settings, load_settings
+
+PROJECT = Path(__file__).resolve().parents[1]
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+@pytest.fixture
+def make_settings(tmp_path: Path) -> Callable[..., Settings]:
+    """Settings of the project with every folder under `tmp_path`, and the overrides given."""
+
+    def make(*overrides: str) -> Settings:
+        folders = [f"paths.{name}={tmp_path / name}" for name in ("artifacts", "logs", "downloads", "weights")]
+        return load_settings(PROJECT, [*folders, *overrides], environment={})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def neu_folder() -> Path:
+    """NEU-DET as its authors publish it."""
+    return _data_folder("METAL_DEFECTS_NEU")
+
+
+@pytest.fixture(scope="session")
+def xsdd_folder() -> Path:
+    """X-SDD, one folder per class."""
+    return _data_folder("METAL_DEFECTS_XSDD")
+
+
+def _data_folder(variable: str) -> Path:
+    value = os.environ.get(variable)
+    if not value:
+        pytest.skip(f"{variable} is not set")
+    return Path(value)

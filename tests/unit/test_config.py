@@ -1,0 +1,88 @@
+"""Settings: every mistake gets one sentence that names file, key, bound and value."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from metal_defects.config import load_settings, normalise_name
+from metal_defects.errors import ConfigError
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+
+def test_shipped_files_are_valid() -> None:
+    settings = load_settings(PROJECT, environment={})
+    assert list(settings.data_schema.classes) == ["Crazing", "Inclusion", "Patches", "Pitted", "Rolled", "Scratches"]
+    assert settings.config.paths.artifacts == PROJECT / "artifacts"
+
+
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("training.epochs=0", ["params.yaml", "'training.epochs'", "greater than or equal to 1", "Got 0"]),
+        ("training.epochs=many", ["params.yaml", "'training.epochs'", "integer", "Got 'many'"]),
+        ("training.epoch=5", ["params.yaml", "unknown key 'training.epoch'"]),
+        ("nothing.at.all=5", ["there is no setting 'nothing.at.all'", "training"]),
+        ("data.source=url", ["config/config.yaml", "data.url"]),
+        ("data.sha256=abc", ["config/config.yaml", "'data.sha256'", "Got 'abc'"]),
+        ("model_builder.models=[vgg]", ["params.yaml", "efficientnet_lite0", "Got 'vgg'"]),
+        ("model_builder.models=[vgg16, vgg16]", ["params.yaml", "named once"]),
+        ("data_ingestion.split={train: 0.8, test: 0.4}", ["params.yaml", "add up to more than 1", "1.2"]),
+        ("data_ingestion.split={train: 0.5, test: 60}", ["params.yaml", "whole numbers"]),
+        ("hyperparameter_tuning.dropout=[0.5, 0.1]", ["params.yaml", "low not above high"]),
+        ("classes={Only: []}", ["schema.yaml", "at least 2"]),
+        ("classes={Rust: [r], Rest: [R]}", ["schema.yaml", "'R'", "'Rust'", "'Rest'"]),
+        ("data_preprocessing.image_size=100", ["params.yaml", "'data_preprocessing.image_size'", "multiple of 32"]),
+        ("training.epochs=[", ["not valid YAML"]),
+        ("training.epochs", ["KEY=VALUE"]),
+    ],
+)
+def test_mistake_is_explained(override: str, parts: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_settings(PROJECT, [override], environment={})
+    for part in parts:
+        assert part in str(caught.value)
+
+
+def test_precedence_files_then_environment_then_command_line() -> None:
+    environment = {"METAL_DEFECTS__TRAINING__EPOCHS": "7", "METAL_DEFECTS__SEED": "3", "METAL_DEFECTS_DATA": "/d/1e3"}
+    settings = load_settings(PROJECT, ["training.epochs=9"], environment)
+    assert settings.params.training.epochs == 9
+    assert settings.params.seed == 3
+    assert settings.config.data.path == Path("/d/1e3")
+
+
+def test_hundreds_of_classes_and_auto() -> None:
+    many = "{" + ", ".join(f"class{index}: []" for index in range(300)) + "}"
+    assert len(load_settings(PROJECT, [f"classes={many}"], environment={}).data_schema.classes) == 300
+    assert load_settings(PROJECT, ["classes=auto"], environment={}).data_schema.classes == "auto"
+
+
+def test_settings_are_frozen() -> None:
+    settings = load_settings(PROJECT, environment={})
+    with pytest.raises(ValueError, match="frozen"):
+        settings.params.training.epochs = 3
+
+
+@pytest.mark.parametrize("content", ["- a\n- b\n", "a: [", ""])
+def test_file_that_is_no_mapping(content: str, tmp_path: Path) -> None:
+    (tmp_path / "config").mkdir()
+    for name in ("config/config.yaml", "params.yaml", "schema.yaml"):
+        shutil.copy(PROJECT / name, tmp_path / name)
+    (tmp_path / "params.yaml").write_text(content)
+    with pytest.raises(ConfigError, match=r"params\.yaml"):
+        load_settings(tmp_path, environment={})
+
+
+def test_missing_file_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="Run from the project folder"):
+        load_settings(tmp_path, environment={})
+
+
+@given(st.text(alphabet="abcXYZ -_", min_size=1))
+def test_normalised_names_ignore_case_and_separators(name: str) -> None:
+    assert normalise_name(name) == normalise_name(name.upper().replace("-", "_").replace(" ", "-"))
+    assert not set(normalise_name(name)) & set(" -_")

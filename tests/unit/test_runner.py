@@ -1,0 +1,158 @@
+"""The runner: caching, atomic artifacts, locks, and what happens when a stage fails."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from metal_defects.config import Settings
+from metal_defects.errors import BusyError, UserError
+from metal_defects.pipeline.digest import first_difference
+from metal_defects.pipeline.runner import Stage, plan, require_current, run_stages
+
+COMPONENTS = {
+    "toy_first": "def run(ctx):\n    (ctx.out / 'n.txt').write_text(str(ctx.settings.params.training.epochs // 10))\n",
+    "toy_second": (
+        "def run(ctx):\n"
+        "    n = (ctx.artifacts / '01_first' / 'n.txt').read_text()\n"
+        "    (ctx.out / 'double.txt').write_text(n * 2)\n"
+    ),
+}
+FIRST = Stage("01_first", "toy_first", "writes", ("params.training.epochs",), (), ("n.txt",))
+SECOND = Stage("02_second", "toy_second", "doubles", ("params.seed",), ("01_first/n.txt",), ("double.txt",))
+STAGES = (FIRST, SECOND)
+
+
+@pytest.fixture
+def toys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "toys"
+    folder.mkdir()
+    for name, source in COMPONENTS.items():
+        (folder / f"{name}.py").write_text(source)
+    monkeypatch.syspath_prepend(str(folder))
+    yield folder
+    for name in COMPONENTS:
+        sys.modules.pop(name, None)
+
+
+def hits(statuses: list) -> list[bool]:
+    return [status.hit for status in statuses]
+
+
+def test_second_run_is_all_hit(toys: Path, make_settings: Callable[..., Settings]) -> None:
+    settings = make_settings()
+    assert hits(plan(STAGES, settings)) == [False, False]
+    run_stages(STAGES, settings)
+    assert (settings.config.paths.artifacts / "02_second" / "double.txt").read_text() == "33"
+    assert hits(plan(STAGES, settings)) == [True, True]
+    assert hits(run_stages(STAGES, settings)) == [True, True]
+
+
+def test_plan_names_first_cause_and_followers(toys: Path, make_settings: Callable[..., Settings]) -> None:
+    run_stages(STAGES, make_settings())
+    first, second = plan(STAGES, make_settings("training.epochs=50"))
+    assert first.cause == "params.training.epochs 30 → 50"
+    assert second.cause == "after 01"
+
+
+def test_stage_is_not_repeated_when_its_input_comes_out_the_same(
+    toys: Path, make_settings: Callable[..., Settings]
+) -> None:
+    run_stages(STAGES, make_settings())
+    assert hits(run_stages(STAGES, make_settings("training.epochs=31"))) == [False, True]
+
+
+def test_seed_reaches_only_the_stage_that_reads_it(toys: Path, make_settings: Callable[..., Settings]) -> None:
+    run_stages(STAGES, make_settings())
+    assert hits(plan(STAGES, make_settings("seed=7"))) == [True, False]
+
+
+@pytest.mark.parametrize("damage", ["alter", "delete", "unlock"])
+def test_damaged_artifact_is_noticed(damage: str, toys: Path, make_settings: Callable[..., Settings]) -> None:
+    settings = make_settings()
+    run_stages(STAGES, settings)
+    folder = settings.config.paths.artifacts / "01_first"
+    if damage == "alter":
+        (folder / "n.txt").write_text("9")
+    elif damage == "delete":
+        (folder / "n.txt").unlink()
+    else:
+        (folder / "stage.json").write_text("{")
+    assert hits(plan(STAGES, settings)) == [False, False]
+    run_stages(STAGES, settings)
+    assert (folder / "n.txt").read_text() == "3"
+
+
+def test_failing_stage_keeps_the_old_result_and_stops(toys: Path, make_settings: Callable[..., Settings]) -> None:
+    settings = make_settings()
+    run_stages(STAGES, settings)
+    (toys / "toy_first.py").write_text("def run(ctx):\n    (ctx.out / 'n.txt').write_text('torn')\n    raise ValueError\n")
+    sys.modules.pop("toy_first")
+    with pytest.raises(ValueError):
+        run_stages(STAGES, make_settings("training.epochs=50", "seed=7"))
+    artifacts = settings.config.paths.artifacts
+    assert (artifacts / "01_first" / "n.txt").read_text() == "3"
+    assert (artifacts / "02_second" / "double.txt").read_text() == "33"
+
+
+def test_missing_output_is_an_error(toys: Path, make_settings: Callable[..., Settings]) -> None:
+    (toys / "toy_first.py").write_text("def run(ctx):\n    pass\n")
+    with pytest.raises(RuntimeError, match=r"did not write n\.txt"):
+        run_stages(STAGES, make_settings())
+    assert not (make_settings().config.paths.artifacts / "01_first").exists()
+
+
+def test_resume_folder_survives_a_crash_and_goes_after_success(
+    toys: Path, make_settings: Callable[..., Settings]
+) -> None:
+    source = (
+        "def run(ctx):\n"
+        "    marker = ctx.resume / 'seen'\n"
+        "    seen = marker.exists()\n"
+        "    marker.touch()\n"
+        "    if not seen:\n"
+        "        raise KeyboardInterrupt\n"
+        "    (ctx.out / 'n.txt').write_text('resumed')\n"
+    )
+    (toys / "toy_first.py").write_text(source)
+    settings = make_settings()
+    with pytest.raises(KeyboardInterrupt):
+        run_stages((FIRST,), settings)
+    run_stages((FIRST,), settings)
+    artifacts = settings.config.paths.artifacts
+    assert (artifacts / "01_first" / "n.txt").read_text() == "resumed"
+    assert not list((artifacts / ".resume").iterdir())
+    assert not list(artifacts.glob(".partial-*"))
+
+
+def test_second_run_on_the_same_artifacts_is_refused(toys: Path, make_settings: Callable[..., Settings]) -> None:
+    settings = make_settings()
+    artifacts = settings.config.paths.artifacts
+    artifacts.mkdir()
+    with FileLock(artifacts / ".lock"), pytest.raises(BusyError, match="Another run"):
+        run_stages(STAGES, settings)
+
+
+def test_later_stage_alone_needs_current_inputs(toys: Path, make_settings: Callable[..., Settings]) -> None:
+    with pytest.raises(UserError, match="01_first must run first"):
+        require_current((FIRST,), make_settings())
+    run_stages((FIRST,), make_settings())
+    require_current((FIRST,), make_settings())
+
+
+def test_code_change_is_a_cause(toys: Path, make_settings: Callable[..., Settings]) -> None:
+    run_stages(STAGES, make_settings())
+    path = toys / "toy_second.py"
+    path.write_text(path.read_text() + "# changed\n")
+    first, second = plan(STAGES, make_settings())
+    assert first.hit
+    assert second.cause.startswith("code ")
+
+
+def test_first_difference() -> None:
+    assert first_difference({"a": {"b": 1}, "c": 2}, {"a": {"b": 1}, "c": 2}) is None
+    assert first_difference({"a": {"b": 0.001}}, {"a": {"b": 0.0005}}) == "a.b 0.001 → 0.0005"
+    assert first_difference({"a": 1, "gone": 2}, {"a": 1}) == "gone 2 → none"
+    assert first_difference({"digest": "a" * 64}, {"digest": "b" * 64}) == "digest aaaaaaaa → bbbbbbbb"

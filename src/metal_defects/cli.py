@@ -15,7 +15,7 @@ from rich.table import Table
 from metal_defects.config import Settings, load_settings
 from metal_defects.errors import ConfigError, UserError
 from metal_defects.files import read_json
-from metal_defects.log import console, logger, setup_logging
+from metal_defects.log import console, library_noise_to, logger, setup_logging
 from metal_defects.pipeline.runner import Stage, Status, plan, require_current, run_stages
 from metal_defects.pipeline.stages import STAGES
 
@@ -91,7 +91,8 @@ def run(
     start = time.monotonic()
     log_file = _start_logging(settings)
     require_current(STAGES[: STAGES.index(stages[0])], settings)
-    statuses = run_stages(stages, settings, force)
+    with library_noise_to(log_file.with_name("libraries.log")):
+        statuses = run_stages(stages, settings, force)
     _show_summary(settings, statuses, time.monotonic() - start, log_file)
 
 
@@ -111,8 +112,10 @@ def predict(
     from metal_defects.prediction import Classifier
 
     settings = _settings(None, None, overrides)
-    classifier = Classifier.load(settings.config.paths.artifacts / "07_hyperparameter_tuning")
-    answers = [classifier.predict_file(path) for path in images]
+    log_file = _start_logging(settings)
+    with library_noise_to(log_file.with_name("libraries.log")):
+        classifier = Classifier.load(settings.config.paths.artifacts / "07_hyperparameter_tuning")
+        answers = [classifier.predict_file(path) for path in images]
     if classifier.notice:
         typer.echo(f"! {classifier.notice}", err=True)
     if as_json:
@@ -146,14 +149,8 @@ def main() -> None:
 
 def _fail(message: str, code: int = EXIT_ERROR) -> None:
     logger.debug("failed: %s", message)
-    console.file.flush()
-    print_error(message)
-    sys.exit(code)
-
-
-def print_error(message: str) -> None:
-    """One message on standard error."""
     typer.secho(message, fg=typer.colors.RED, err=True)
+    sys.exit(code)
 
 
 def _settings(data: Path | None, models: str | None, overrides: list[str] | None) -> Settings:

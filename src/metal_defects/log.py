@@ -1,6 +1,8 @@
 """One log file with everything, one terminal with what matters, and progress bars with time left."""
 
 import logging
+import os
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from logging.handlers import RotatingFileHandler
@@ -47,6 +49,21 @@ class _Short(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         text = record.getMessage()
         return f"! {text}" if record.levelno >= logging.WARNING else text
+
+
+@contextmanager
+def library_noise_to(path: Path) -> Iterator[None]:
+    """Send what libraries write to standard error, from C++ too, to a file; the terminal keeps our messages."""
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    with path.open("ab") as file:
+        os.dup2(file.fileno(), 2)
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(terminal, 2)
+        os.close(terminal)
 
 
 @contextmanager

@@ -20,7 +20,12 @@ def touch(root: Path, *names: str) -> Path:
 
 
 LAYOUTS = {
-    "split/class": ("train/Crazing/Cr_1.bmp", "train/Rolled/RS_1.bmp", "valid/Crazing/Cr_2.bmp", "test/Rolled/RS_2.bmp"),
+    "split/class": (
+        "train/Crazing/Cr_1.bmp",
+        "train/Rolled/RS_1.bmp",
+        "valid/Crazing/Cr_2.bmp",
+        "test/Rolled/RS_2.bmp",
+    ),
     "class": ("Crazing/1.png", "rolled-in_scale/2.png", "PS/3.png"),
     "split/images/class": (
         "train/images/crazing/crazing_1.jpg",
@@ -50,7 +55,10 @@ EXPECTED = {
         ("validation/images/crazing/crazing_2.jpg", "Crazing", "valid"),
     ],
     "flat": [("IMAGES/crazing_1.jpg", "Crazing", None), ("IMAGES/rolled-in_scale_12.jpg", "Rolled", None)],
-    "split/flat": [("train/images/crazing_1.jpg", "Crazing", "train"), ("val/images/patches_2.jpg", "Patches", "valid")],
+    "split/flat": [
+        ("train/images/crazing_1.jpg", "Crazing", "train"),
+        ("val/images/patches_2.jpg", "Patches", "valid"),
+    ],
 }
 
 

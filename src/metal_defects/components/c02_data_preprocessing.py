@@ -74,8 +74,10 @@ def choose_targets(rows: Iterable[dict[str, str]], classes: Iterable[str], folde
 
 def make_safe_name(text: str) -> str:
     """A file name, without suffix, for every file system: letters of any script, digits and `_ . ( ) + -`."""
-    kept = re.sub(r"[^\w.()+ -]", "_", unicodedata.normalize("NFC", text))[:50].strip(" .") or "_"
-    return f"_{kept}" if _RESERVED_ON_WINDOWS.match(kept) else kept
+    name = re.sub(r"[^\w.()+ -]", "_", unicodedata.normalize("NFC", text)).strip(" .")
+    if _RESERVED_ON_WINDOWS.match(name):
+        name = f"_{name}"
+    return name[:50].rstrip(" .") or "_"
 
 
 def _reserve(name: str, origin: str, taken: set[str]) -> str:

@@ -1,5 +1,6 @@
 """Stage 04: one architecture per configured model, with the weights that are to be had."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -77,16 +78,14 @@ def _choose_weights(ctx: StageContext, name: str) -> dict[str, Any] | None:
 def _build(ctx: StageContext, entry: dict[str, Any], classes: int) -> "keras.Model":
     """The whole classifier, from pixels to probabilities, with an untrained head."""
     params = ctx.settings.params
+    builder = params.model_builder
     if entry["kind"] == "from scratch":
-        return build_from_scratch(entry["name"], params, classes)
-    from pathlib import Path
-
+        return build_from_scratch(entry["name"], params, classes, dropout=builder.dropout, l2=builder.l2)
     backbone = BACKBONES[entry["name"]]
     file = Path(entry["weights_file"]) if entry["weights_file"] else None
     network = build_backbone(backbone, params.data_preprocessing.image_size, params.seed, file)
     features = build_feature_model(backbone, network, backbone.default_taps)
     columns = features.output_shape[-1]
-    builder = params.model_builder
     head = build_head(
         np.zeros(columns, np.float32),
         np.ones(columns, np.float32),
@@ -106,3 +105,27 @@ def _summary(model: "keras.Model") -> str:
     lines: list[str] = []
     model.summary(expand_nested=True, line_length=110, print_fn=lambda text, **_: lines.append(text))
     return "\n".join(lines)
+
+
+def _blocks(model: "keras.Model", entry: dict[str, Any]) -> list[Block]:
+    """What the diagram shows: the taps of a frozen backbone, or the convolutions of a network from scratch."""
+    import keras
+
+    side = model.input_shape[1]
+    blocks = [Block("pixels", f"{side} × {side} × 3, uint8")]
+    if entry["name"] in BACKBONES:
+        backbone = BACKBONES[entry["name"]]
+        trunk = model.get_layer(backbone.name)
+        shapes = trunk.output_shape if isinstance(trunk.output_shape, list) else [trunk.output_shape]
+        blocks.append(Block("scaling", f"as {backbone.title} expects"))
+        blocks += [Block(tap, _shape(shape), tap=True) for tap, shape in zip(backbone.default_taps, shapes, strict=True)]
+        blocks.append(Block("concatenate", f"{model.get_layer('features').output.shape[-1]} features"))
+        layers = model.get_layer("head").layers[1:]
+    else:
+        kinds = (keras.layers.Conv2D, keras.layers.Pooling, keras.layers.Concatenate, keras.layers.Dropout, keras.layers.Dense)
+        layers = [layer for layer in model.layers if isinstance(layer, kinds)]
+    return blocks + [Block(layer.name, _shape(layer.output.shape)) for layer in layers]
+
+
+def _shape(shape: tuple[int | None, ...]) -> str:
+    return " × ".join(str(size) for size in shape[1:])

@@ -65,7 +65,7 @@ def _train_and_evaluate(ctx: StageContext, entry: dict[str, Any], folder: Path) 
         images = ctx.artifacts / "02_data_preprocessing"
         metrics[split] = write_split_results(folder, split, labels, probabilities, classes, images, title)
         np.save(folder / f"probabilities_{split}.npy", probabilities)
-    learning_curves(fitted.history, folder / "learning_curves.png", title)
+    learning_curves(fitted.history, folder / "learning_curves.png", title, fitted.frozen_epochs)
     fitted.assemble().save(folder / "model.h5", include_optimizer=False)
     return {
         "data": ctx.data_source(),

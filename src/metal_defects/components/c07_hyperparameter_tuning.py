@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import keras_tuner
 
 OBJECTIVE = "val_log_loss"
+PARITY_TOLERANCE = 1e-3
 
 
 def run(ctx: StageContext) -> None:
@@ -58,6 +59,9 @@ def run(ctx: StageContext) -> None:
         fitted.assemble().save(ctx.out / "tuned_model.h5", include_optimizer=False)
     _save_keras(ctx.out)
     metrics = _evaluate(ctx, entry)
+    saved_loss = metrics["valid"]["log_loss"]
+    if abs(saved_loss - min(base_loss, tuned_loss)) > PARITY_TOLERANCE:
+        raise RuntimeError(f"tuned_model.h5 scores {saved_loss} on validation, the trained model {tuned_loss}.")
     hyperparameters = trainer.defaults() | ({} if keeps_base else winner["params"])
     result = {
         "data": ctx.data_source(),

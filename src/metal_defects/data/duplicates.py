@@ -202,4 +202,5 @@ def _find_close(hashes: np.ndarray) -> Iterator[tuple[int, int, int]]:
         for turn in range(8):
             distances = np.bitwise_count(upright ^ hashes[None, start:, turn])
             rows, columns = np.nonzero(np.triu(distances <= MAX_HASH_DISTANCE, k=1))
-            yield from ((int(row) + start, int(column) + start, turn) for row, column in zip(rows, columns, strict=True))
+            pairs = zip((rows + start).tolist(), (columns + start).tolist(), strict=True)
+            yield from ((first, second, turn) for first, second in pairs)

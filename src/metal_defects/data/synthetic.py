@@ -121,6 +121,7 @@ def _draw_inclusion(rng: np.random.Generator) -> _Drawing:
     level = _either(rng, 0.88, (65, 120), (150, 230))
     surface = _light(rng, level, rng.uniform(0, 0.5)) + rng.uniform(0.5, 2.5) * _noise(rng, 60, 5, 90)
     surface += rng.uniform(1.5, 3) * _noise(rng, 0.8, 0.7) + rng.uniform(0, 2) * _noise(rng, 5, 0.7)
+    surface += rng.uniform(0, 3) * _noise(rng, 14, 8, 90)
     streaks = np.zeros_like(surface)
     if rng.random() < 0.8:
         zone = _bump(rng, rng.uniform(4, 14)) + _either(rng, 0.5, (0, 0), (0.8, 0.8)) * _bump(rng, rng.uniform(3, 8))
@@ -153,10 +154,10 @@ def _draw_pitted(rng: np.random.Generator) -> _Drawing:
     level = _either(rng, 0.25, (70, 130), (140, 255))
     surface = _light(rng, level, rng.uniform(0.1, 0.6)) + 2.5 * _noise(rng, 0.8, 0.8)
     surface += rng.uniform(1, 4) * _noise(rng, 60, 3, 90)
-    size = rng.uniform(0.9, 1.5)
+    size = rng.uniform(0.8, 1.5)
     where = rng.uniform(0, 0.6) * _noise(rng, 45, 25, 90) + _either(rng, 0.6, (0, 0), (1, 2)) * _bump(rng, 50)
     pits = _noise(rng, 1.3 * size, size, 90) - 0.5 * _noise(rng, 3 * size, 3 * size)
-    mask = _share(pits + where, rng.uniform(0.08, 0.3), 0.5)
+    mask = _share(pits + where, rng.uniform(0.08, 0.3), rng.uniform(0.3, 0.9))
     dark = rng.uniform(0.15, 0.35) * mask
     if rng.random() < 0.3:
         coarse = _noise(rng, 2.6 * size, 2 * size, 90) + 1.2 * _noise(rng, 25, 25)
@@ -175,7 +176,8 @@ def _draw_rolled(rng: np.random.Generator) -> _Drawing:
     """Groups of small dark scale marks pressed into a brushed surface, each with a light lower edge."""
     level = _either(rng, 0.3, (65, 95), (105, 155))
     tilt = rng.uniform(-30, 5)
-    surface = _light(rng, level, rng.uniform(0, 0.3)) + 4 * _noise(rng, 12, 8) + rng.uniform(0, 8) * _bands(rng)
+    surface = _light(rng, level, rng.uniform(0, 0.3)) + 5 * _noise(rng, 12, 8) + rng.uniform(0, 8) * _bands(rng)
+    surface += rng.uniform(0, 14) * _noise(rng, 200, 14, 90)
     surface += rng.uniform(7, 10) * _noise(rng, 1.5, 0.75, tilt) + 3 * _noise(rng, 12, 0.9, tilt)
     groups = 0.5 * _noise(rng, 24, 18) + _either(rng, 0.5, (0, 0), (0.5, 1)) * _bump(rng, 30)
     size = rng.uniform(1.1, 1.7)
@@ -191,11 +193,15 @@ def _draw_scratches(rng: np.random.Generator) -> _Drawing:
     level = rng.uniform(50, 140)
     surface = _light(rng, level, rng.uniform(0, 0.4)) + rng.uniform(1, 4) * _noise(rng, 45, 7, 90)
     surface += rng.uniform(1, 3.5) * _noise(rng, 0.8, 0.7) + rng.uniform(0, 2.5) * _noise(rng, 6, 0.8)
+    stains = _share(_noise(rng, 40, 8, 90) + 0.3 * _noise(rng, 9, 2, 90), rng.uniform(0, 0.3), 0.15)
+    surface *= 1 - rng.uniform(0.05, 0.25) * stains
     lines = np.zeros_like(surface)
     direction = rng.random()
     lean = rng.normal(0, 2) if direction < 0.68 else rng.normal(90, 3) if direction < 0.92 else rng.uniform(-60, 60)
     for _ in range(rng.integers(1, 4)):
         lines = np.maximum(lines, _draw_bundle(rng, lean + rng.normal(0, 1)))
+    if rng.random() < 0.4:
+        lines = np.maximum(lines, 0.7 * _share(_noise(rng, 9, 0.8, 90 + lean) + 3 * lines, 0.012, 0.4))
     return surface + rng.uniform(70, 190) * lines, lines
 
 
@@ -206,6 +212,7 @@ def _draw_bundle(rng: np.random.Generator, lean: float) -> np.ndarray:
     across, along = x * cosine + y * sine, y * cosine - x * sine
     across += rng.normal(0, 3) * np.square(along / SIDE) + 0.2 * _noise(rng, 2, 2)
     beads = np.clip(0.8 + rng.uniform(0.1, 0.4) * _noise(rng, 3, 1, 90 + lean), 0, 1.3)
+    dashes = _step(_noise(rng, 12, 4, 90 + lean) + 0.3, 0.2) if rng.random() < 0.35 else 1
     gap = rng.uniform(2.5, 7)
     bundle = np.zeros_like(across)
     for number in range(int(rng.choice([1, 2, 3, 6, 9], p=[0.35, 0.25, 0.2, 0.1, 0.1]))):
@@ -214,7 +221,7 @@ def _draw_bundle(rng: np.random.Generator, lean: float) -> np.ndarray:
         width = _either(rng, 0.8, (0.8, 1.8), (2.5, 5))
         line = np.square(np.square((across - number * gap * rng.uniform(0.7, 1.3)) / width))
         bundle = np.maximum(bundle, np.exp(-line) * reach * rng.uniform(0.4 if number else 0.75, 1))
-    return np.clip(bundle * beads, 0, 1)
+    return np.clip(bundle * beads * dashes, 0, 1)
 
 
 _DRAWERS: dict[str, Callable[[np.random.Generator], _Drawing]] = {

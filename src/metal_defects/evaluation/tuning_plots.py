@@ -119,6 +119,7 @@ def _draw_parameter(axes: "Axes", name: str, trials: Sequence[Mapping[str, Any]]
             axes.scatter(position, trial["score"], s=110, marker="*", color=VERMILION, zorder=4)
     if min(scores) > 0 and max(trial["score"] for trial in trials) / best["score"] >= 10:
         use_log_axis(axes, "y", [trial["score"] for trial in trials])
+    axes.margins(y=0.12)
     axes.grid(axis="y")
     axes.set_title(name.replace("_", " "), fontsize=9, fontweight="normal")
 

@@ -110,10 +110,11 @@ def build_head(
 
     decay = keras.regularizers.L2(l2)
     features = keras.Input((len(mean),), name="features")
-    standardise = layers.Normalization(name="standardise")
+    # A frozen BatchNormalization: unlike a Normalization layer it comes back from an .h5 file inside a nested model.
+    standardise = layers.BatchNormalization(center=False, scale=False, epsilon=1e-12, trainable=False, name="standardise")
     x = standardise(features)
     # A channel that never varies in training must not be blown up when it does in use.
-    standardise.load_own_variables({"0": mean, "1": np.maximum(variance, 1e-4 * np.median(variance)), "2": np.zeros(())})
+    standardise.set_weights([mean, np.maximum(variance, 1e-4 * np.median(variance))])
     x = layers.Dropout(dropout, name="dropout")(x)
     if hidden_units:
         x = layers.Dense(hidden_units, activation="relu", kernel_regularizer=decay, name="hidden")(x)

@@ -42,11 +42,13 @@ class Fitted:
         history: per epoch.
         predict: class probabilities of a split, float32 (images, classes).
         assemble: the model from uint8 pixels to probabilities.
+        frozen_epochs: how many epochs of `history` came before fine-tuning; None where there was none.
     """
 
     history: History
     predict: Callable[[str], np.ndarray]
     assemble: "Callable[[], keras.Model]"
+    frozen_epochs: int | None = None
 
 
 class Trainer(Protocol):
@@ -147,7 +149,12 @@ class FrozenTrainer:
         copy = _clone(model)
         self.network.set_weights(frozen)
         joined = {name: values + second[name] for name, values in history.items() if name in second}
-        return Fitted(joined, lambda split: predict_images(copy, load_snapshot(self.snapshots, split)), lambda: copy)
+        return Fitted(
+            history=joined,
+            predict=lambda split: predict_images(copy, load_snapshot(self.snapshots, split)),
+            assemble=lambda: copy,
+            frozen_epochs=len(history["loss"]),
+        )
 
 
 class ScratchTrainer:
@@ -178,7 +185,11 @@ class ScratchTrainer:
         label_smoothing = values.pop("label_smoothing")
         model = build_from_scratch(self.name, self.params, len(self.weights), **values)
         history = fit_network(model, self.snapshots, self.weights, self.params, recipe, label_smoothing, folder, title)
-        return Fitted(history, lambda split: predict_images(model, load_snapshot(self.snapshots, split)), lambda: model)
+        return Fitted(
+            history=history,
+            predict=lambda split: predict_images(model, load_snapshot(self.snapshots, split)),
+            assemble=lambda: model,
+        )
 
 
 def _declare_common(space: "keras_tuner.HyperParameters", params: HyperparameterTuningParams) -> None:

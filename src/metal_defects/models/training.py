@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 History = dict[str, list[float]]
-PREDICTION_BATCH = 256
 
 
 @dataclass(frozen=True)
@@ -134,9 +133,9 @@ def compile_classifier(
     )
 
 
-def predict_probabilities(model: "keras.Model", inputs: np.ndarray) -> np.ndarray:
-    """Class probabilities, float32 (rows, classes)."""
-    return model.predict(inputs, batch_size=PREDICTION_BATCH, verbose=0)
+def predict_probabilities(head: "keras.Model", features: np.ndarray) -> np.ndarray:
+    """Class probabilities of feature vectors, float32 (rows, classes)."""
+    return head(features, training=False).numpy()
 
 
 def predict_images(model: "keras.Model", dataset: "tf.data.Dataset") -> np.ndarray:

@@ -2,7 +2,6 @@
 
 import ast
 import hashlib
-from collections.abc import Iterator
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -69,38 +68,48 @@ def _shorten(value: Any) -> str:
     return text[:8] if is_digest else text if len(text) <= 40 else text[:39] + "…"
 
 
-def _imports_of(module: str) -> frozenset[str]:
+def _imports_of(module: str) -> set[str]:
     found: set[str] = set()
     waiting = [module]
     while waiting:
         name = waiting.pop()
         if name not in found:
             found.add(name)
-            waiting.extend(_direct_imports(_source_file(name)))
-    return frozenset(found)
-
-
-def _direct_imports(source: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(source.read_bytes())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names if alias.name.split(".")[0] == PACKAGE)
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == PACKAGE:
-            yield node.module
-            for alias in node.names:
-                if _exists(f"{node.module}.{alias.name}"):
-                    yield f"{node.module}.{alias.name}"
+            source = _source_file(name)
+            waiting.extend(_direct_imports(source, source.stat().st_mtime_ns))
+    return found
 
 
 @lru_cache
-def _exists(module: str) -> bool:
-    try:
-        return find_spec(module) is not None
-    except ModuleNotFoundError:
-        return False
+def _direct_imports(source: Path, _mtime_ns: int) -> tuple[str, ...]:
+    """Modules of this package that a file imports anywhere; the time is part of the cache's key."""
+    found = []
+    for node in ast.walk(ast.parse(source.read_bytes())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        else:
+            continue
+        found += [name for name in names if name.split(".")[0] == PACKAGE and _package_file(name)]
+    return tuple(found)
 
 
 def _source_file(module: str) -> Path:
-    spec = find_spec(module)
-    if spec is None or spec.origin is None:
+    path = _package_file(module)
+    if path is None:
+        spec = find_spec(module)
+        path = Path(spec.origin) if spec and spec.origin else None
+    if path is None:
         raise ModuleNotFoundError(f"There is no module {module}.")
-    return Path(spec.origin)
+    return path
+
+
+def _package_file(module: str) -> Path | None:
+    """The file of a module of this package, found by its name: looking it up would import its parents."""
+    first, *parts = module.split(".")
+    base = Path(__file__).parents[1].joinpath(*parts)
+    if first != PACKAGE:
+        return None
+    candidates = (base.with_suffix(".py"), base / "__init__.py")
+    return next((path for path in candidates if path.is_file()), None)

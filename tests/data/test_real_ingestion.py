@@ -1,0 +1,97 @@
+"""Stage 01 on the two real sets: what is known of them must come out."""
+
+import csv
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from metal_defects.components.c01_data_ingestion import run
+from metal_defects.config import load_settings
+from metal_defects.files import read_json
+from metal_defects.pipeline.runner import StageContext
+
+PROJECT = Path(__file__).parents[2]
+pytestmark = pytest.mark.slow
+
+
+class Ingested:
+    def __init__(self, out: Path) -> None:
+        with (out / "manifest.csv").open(newline="", encoding="utf-8") as stream:
+            self.rows = list(csv.DictReader(stream))
+        self.quarantine = (out / "quarantine.csv").read_text(encoding="utf-8").splitlines()[1:]
+        self.source = read_json(out / "source.json")
+        self.checks: dict[str, dict[str, Any]] = {
+            check["name"]: check for check in read_json(out / "validation_report.json")["checks"]
+        }
+
+    def pairs(self, *kinds: str) -> set[tuple[str, str]]:
+        found = (pair for pair in self.checks["copies"]["pairs"] if pair["kind"] in kinds)
+        return {(Path(pair["first"]).stem, Path(pair["second"]).stem) for pair in found}
+
+
+def ingest(variable: str, out: Path, *overrides: str) -> Ingested:
+    if not os.environ.get(variable):
+        pytest.skip(f"{variable} is not set")
+    settings = load_settings(PROJECT, [f"data.path={os.environ[variable]}", *overrides], environment={})
+    run(StageContext(settings, out, out, out))
+    return Ingested(out)
+
+
+@pytest.fixture(scope="module")
+def neu(tmp_path_factory: pytest.TempPathFactory) -> Ingested:
+    return ingest("METAL_DEFECTS_NEU", tmp_path_factory.mktemp("neu"))
+
+
+@pytest.fixture(scope="module")
+def xsdd(tmp_path_factory: pytest.TempPathFactory) -> Ingested:
+    return ingest("METAL_DEFECTS_XSDD", tmp_path_factory.mktemp("xsdd"), "classes=auto")
+
+
+def test_neu_counts(neu: Ingested) -> None:
+    classes = ["Crazing", "Inclusion", "Patches", "Pitted", "Rolled", "Scratches"]
+    expected = {(label, split): n for label in classes for split, n in (("train", 276), ("valid", 12), ("test", 12))}
+    assert Counter((row["label"], row["split"]) for row in neu.rows) == expected
+    assert (neu.source["classes"], neu.source["layout"]) == (classes, "flat")
+    assert {(row["width"], row["height"]) for row in neu.rows} == {("200", "200")}
+    assert neu.quarantine == []
+
+
+def test_neu_copies(neu: Ingested) -> None:
+    assert neu.pairs("file", "pixels") == {("patches_101", "patches_105")}
+    seen_twice = {("inclusion_188", "inclusion_210"), ("pitted_surface_171", "pitted_surface_292")}
+    turned = {("scratches_152", "scratches_277"), ("scratches_27", "scratches_295")}
+    assert seen_twice <= neu.pairs("near")
+    assert turned <= neu.pairs("turned")
+    assert len(neu.pairs("near", "turned")) <= 20
+    look_alikes = {"pitted_surface_194", "pitted_surface_285", "inclusion_227", "inclusion_252", "scratches_35"}
+    assert not look_alikes & {name for pair in neu.pairs("near", "turned") for name in pair}
+
+
+def test_neu_copies_stay_together(neu: Ingested) -> None:
+    sides: dict[str, set[str]] = {}
+    for row in neu.rows:
+        sides.setdefault(row["group"], set()).add(row["split"])
+    assert all(len(found) == 1 for found in sides.values())
+    assert len(sides) < len(neu.rows)
+
+
+def test_neu_boxes(neu: Ingested) -> None:
+    check = neu.checks["boxes"]
+    assert (check["boxes"], check["images_with_annotation"], check["unusable_boxes"]) == (4189, 1800, [])
+    assert check["boxes_of_another_class"] == 188
+    assert len(check["images_with_another_class"]) == 123
+    assert "IMAGES/scratches_33.jpg" in check["images_with_another_class"]
+
+
+def test_xsdd(xsdd: Ingested) -> None:
+    assert len(xsdd.rows) == 1360
+    assert len(xsdd.source["classes"]) == 7
+    assert xsdd.checks["balance"]["status"] == "warn"
+    groups = xsdd.checks["copies"]["groups"]
+    assert len(groups) == 9
+    assert all(path.startswith("red iron/") for group in groups for path in group)
+    assert len(xsdd.pairs("file")) == 9
+    assert not xsdd.pairs("pixels", "near", "turned")

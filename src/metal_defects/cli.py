@@ -52,7 +52,7 @@ Overrides = Annotated[
 ]
 Models = Annotated[
     str | None,
-    typer.Option("--models", metavar="NAMES", help="Models to train, such as [b]efficientnet_lite0,custom_cnn[/b]."),
+    typer.Option("--models", metavar="NAMES", help="Models to train, such as [b]resnet50,custom_cnn[/b]."),
 ]
 Only = Annotated[str | None, typer.Option("--only", metavar="NN", help="Run this stage alone, such as [b]06[/b].")]
 From = Annotated[str | None, typer.Option("--from", metavar="NN", help="Run this stage and those after it.")]

@@ -179,6 +179,7 @@ class FromScratchParams(_Frozen):
     epochs: Count
     batch_size: Count
     learning_rate: Annotated[float, Field(gt=0, le=1)]
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
 
 
 class TrainingParams(_Frozen):
@@ -218,7 +219,8 @@ class HyperparameterTuningParams(_Frozen):
         for name in ("dropout", "l2", "learning_rate"):
             low, high = getattr(self, name)
             if not 0 <= low <= high <= 1 or (name != "dropout" and low == 0):
-                raise ValueError(f"{name} must be [low, high] within 0 and 1, low not above high; got [{low:g}, {high:g}]")
+                allowed = f"{name} must be [low, high] within 0 and 1, low not above high"
+                raise ValueError(f"{allowed}; got [{low:g}, {high:g}]")
         return self
 
 
@@ -363,7 +365,8 @@ def _validate(model: type[_Frozen], box: ConfigBox, file: str) -> Any:
 
 def _sentence(item: Mapping[str, Any], file: str) -> str:
     """One readable sentence for one pydantic error."""
-    names = [str(part) for part in item["loc"] if not (isinstance(part, str) and ("[" in part or part[:1].isupper()))]
+    # pydantic puts the names of its own types among the keys of a union.
+    names = [str(part) for part in item["loc"] if not str(part)[:1].isupper() and "[" not in str(part)]
     key = ".".join(names) or "the file"
     if item["type"] == "extra_forbidden":
         return f"{file}: unknown key '{key}'. Remove it or check its spelling."

@@ -23,7 +23,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
     try:
         yield partial
         partial.chmod(0o644)
-        os.replace(partial, target)
+        partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
 

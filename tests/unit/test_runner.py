@@ -88,7 +88,8 @@ def test_damaged_artifact_is_noticed(damage: str, toys: Path, make_settings: Cal
 def test_failing_stage_keeps_the_old_result_and_stops(toys: Path, make_settings: Callable[..., Settings]) -> None:
     settings = make_settings()
     run_stages(STAGES, settings)
-    (toys / "toy_first.py").write_text("def run(ctx):\n    (ctx.out / 'n.txt').write_text('torn')\n    raise ValueError\n")
+    broken = "def run(ctx):\n    (ctx.out / 'n.txt').write_text('torn')\n    raise ValueError\n"
+    (toys / "toy_first.py").write_text(broken)
     sys.modules.pop("toy_first")
     with pytest.raises(ValueError):
         run_stages(STAGES, make_settings("training.epochs=50", "seed=7"))

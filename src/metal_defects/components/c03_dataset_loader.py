@@ -63,7 +63,8 @@ def _check_snapshot(folder: Path, split: str, expected: list[str]) -> None:
         DataError: the snapshot differs.
     """
     elements = load_snapshot(folder, split).as_numpy_iterator()
-    found = [hashlib.sha256(image.tobytes()).hexdigest() for image, _ in track(elements, f"Checking {split}", len(expected))]
+    tracked = track(elements, f"Checking {split}", len(expected))
+    found = [hashlib.sha256(image.tobytes()).hexdigest() for image, _ in tracked]
     if found != expected:
         raise DataError(
             f"The {split} snapshot differs from the preprocessed images; run again with --from 02 --force. "

@@ -43,7 +43,8 @@ def run(ctx: StageContext) -> None:
     if not entries:
         raise WeightsError(
             "No model is left: ImageNet weights are missing for all of them. Put weight files into "
-            f"{ctx.settings.config.paths.weights} or set model_builder.on_missing_weights=random. Got {', '.join(names)}."
+            f"{ctx.settings.config.paths.weights} or set model_builder.on_missing_weights=random. "
+            f"Got {', '.join(names)}."
         )
     write_text(ctx.out / "model_summaries.txt", "\n\n".join(summaries) + "\n")
     write_json(ctx.out / "models.json", {"data": ctx.data_source(), "models": entries, "skipped": skipped})
@@ -52,7 +53,8 @@ def run(ctx: StageContext) -> None:
 def _choose_weights(ctx: StageContext, name: str) -> dict[str, Any] | None:
     """What is known of a model before it is built; None where it is to be skipped."""
     builder = ctx.settings.params.model_builder
-    entry = {"name": name, "kind": "from scratch", "weights": "from scratch", "weights_file": None, "weights_sha256": None}
+    entry = {"name": name, "kind": "from scratch", "weights": "from scratch"}
+    entry |= {"weights_file": None, "weights_sha256": None}
     if name == "custom_cnn":
         return entry | {"title": "custom CNN", "gmacs": CUSTOM_CNN_GMACS}
     backbone = BACKBONES[name]
@@ -67,7 +69,8 @@ def _choose_weights(ctx: StageContext, name: str) -> dict[str, Any] | None:
         }  # fmt: skip
     missing = f"{backbone.title}: its ImageNet weights ({WEIGHTS[name].file}) are neither on this machine nor to be had"
     if builder.on_missing_weights == "error":
-        raise WeightsError(f"{missing}. Put the file into {config.paths.weights} or change model_builder.on_missing_weights.")
+        advice = f"Put the file into {config.paths.weights} or change model_builder.on_missing_weights."
+        raise WeightsError(f"{missing}. {advice}")
     if builder.on_missing_weights == "skip":
         logger.warning("   %s: skipped", missing)
         return None
@@ -118,11 +121,13 @@ def _blocks(model: "keras.Model", entry: dict[str, Any]) -> list[Block]:
         trunk = model.get_layer(backbone.name)
         shapes = trunk.output_shape if isinstance(trunk.output_shape, list) else [trunk.output_shape]
         blocks.append(Block("scaling", f"as {backbone.title} expects"))
-        blocks += [Block(tap, _shape(shape), tap=True) for tap, shape in zip(backbone.default_taps, shapes, strict=True)]
+        taps = zip(backbone.default_taps, shapes, strict=True)
+        blocks += [Block(tap, _shape(shape), tap=True) for tap, shape in taps]
         blocks.append(Block("concatenate", f"{model.get_layer('features').output.shape[-1]} features"))
         layers = model.get_layer("head").layers[1:]
     else:
-        kinds = (keras.layers.Conv2D, keras.layers.Pooling, keras.layers.Concatenate, keras.layers.Dropout, keras.layers.Dense)
+        keep = keras.layers
+        kinds = (keep.Conv2D, keep.MaxPooling2D, keep.AveragePooling2D, keep.Concatenate, keep.Dropout, keep.Dense)
         layers = [layer for layer in model.layers if isinstance(layer, kinds)]
     return blocks + [Block(layer.name, _shape(layer.output.shape)) for layer in layers]
 

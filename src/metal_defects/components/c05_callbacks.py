@@ -12,6 +12,8 @@ from metal_defects.errors import UserError
 if TYPE_CHECKING:
     import keras
 
+WARM_UP_EPOCHS = 3
+
 
 def build_callbacks(
     params: CallbacksParams, folder: Path, epochs: int, learning_rate: float
@@ -101,7 +103,8 @@ def _learning_rate_callbacks(
         span = learning_rate - policy.min_rate
 
         def schedule(epoch: int, _: float) -> float:
-            return policy.min_rate + span * 0.5 * (1 + math.cos(math.pi * epoch / epochs))
+            warm_up = min(1.0, (epoch + 1) / WARM_UP_EPOCHS)
+            return policy.min_rate + warm_up * span * 0.5 * (1 + math.cos(math.pi * epoch / epochs))
 
         return [callbacks.LearningRateScheduler(schedule)]
     return []

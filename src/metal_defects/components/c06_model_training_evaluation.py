@@ -84,7 +84,8 @@ def _write_leaderboard(ctx: StageContext, results: list[dict[str, Any]]) -> None
     write_json(ctx.out / "leaderboard.json", {"data": ctx.data_source(), "rule": RULE, "models": ranked})
     with atomic_path(ctx.out / "leaderboard.csv") as partial, partial.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
-        scores = [f"{split}_{part}" for split in ("valid", "test") for part in ("accuracy", "low_95", "high_95", "macro_f1")]
+        parts = ("accuracy", "low_95", "high_95", "macro_f1")
+        scores = [f"{split}_{part}" for split in ("valid", "test") for part in parts]
         writer.writerow(("model", "weights", "gmacs", "milliseconds_per_image", "seconds", "valid_log_loss", *scores))
         for result in ranked:
             values = []

@@ -57,18 +57,20 @@ def write_split_results(
     write_json(folder / f"metrics_{split}.json", metrics)
     _write_metrics_csv(folder / f"metrics_{split}.csv", metrics)
     _write_predictions_csv(folder / f"predictions_{split}.csv", rows, labels, probabilities, classes)
-    confusion_matrix(metrics["confusion_matrix"], classes, folder / f"confusion_matrix_{split}.png", f"{title}: {split}")
-    per_class_scores(metrics, folder / f"per_class_{split}.png", f"{title}: {split}")
+    title = f"{title}: {split}"
+    confusion_matrix(metrics["confusion_matrix"], classes, folder / f"confusion_matrix_{split}.png", title)
+    per_class_scores(metrics, folder / f"per_class_{split}.png", title)
     shown = metrics["misjudged"][:MOST_PICTURES]
     pictures = [np.asarray(Image.open(preprocessed / rows[index]["path"])) for index in shown]
     captions = [f"{e['true']} → {e['predicted']} {e['confidence']:.2f}" for e in errors[:MOST_PICTURES]]
-    misjudged_grid(pictures, captions, folder / f"misjudged_{split}.png", f"{title}: {split}")
+    misjudged_grid(pictures, captions, folder / f"misjudged_{split}.png", title)
     return metrics
 
 
 def _write_metrics_csv(target: Path, metrics: dict[str, Any]) -> None:
     rows = [("all", name, metrics[name]) for name in ("accuracy", "macro_precision", "macro_recall", "macro_f1")]
-    rows += [(entry["name"], name, entry[name]) for entry in metrics["per_class"] for name in ("precision", "recall", "f1")]
+    for entry in metrics["per_class"]:
+        rows += [(entry["name"], name, entry[name]) for name in ("precision", "recall", "f1")]
     with atomic_path(target) as partial, partial.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(("class", "metric", "value", "low_95", "high_95"))

@@ -59,7 +59,8 @@ def build_feature_model(
     scaled = layers.Rescaling(list(scale), list(offset), name="scaling")(pixels)
     maps = trunk(scaled, training=None if trainable else False)
     maps = maps if isinstance(maps, list | tuple) else [maps]
-    pooled = [moments for tap, feature_map in zip(taps, maps, strict=True) for moments in pool_moments(feature_map, tap)]
+    named_maps = zip(taps, maps, strict=True)
+    pooled = [moments for tap, feature_map in named_maps for moments in pool_moments(feature_map, tap)]
     features = layers.Concatenate(name="features")(pooled) if len(pooled) > 1 else pooled[0]
     return keras.Model(pixels, features, name=f"{backbone.name}_features")
 
@@ -111,7 +112,9 @@ def build_head(
     decay = keras.regularizers.L2(l2)
     features = keras.Input((len(mean),), name="features")
     # A frozen BatchNormalization: unlike a Normalization layer it comes back from an .h5 file inside a nested model.
-    standardise = layers.BatchNormalization(center=False, scale=False, epsilon=1e-12, trainable=False, name="standardise")
+    standardise = layers.BatchNormalization(
+        center=False, scale=False, epsilon=1e-12, trainable=False, name="standardise"
+    )
     x = standardise(features)
     # A channel that never varies in training must not be blown up when it does in use.
     standardise.set_weights([mean, np.maximum(variance, 1e-4 * np.median(variance))])

@@ -125,7 +125,8 @@ class FrozenTrainer:
         values = self.defaults() | values
         recipe = HeadRecipe(**values | {"taps": self.backbone.choose_taps(values["taps"])})
         seed = self.params.seed
-        head, history = fit_head(recipe, self.bank, self.labels, self.weights, self.params.callbacks, folder, title, seed)
+        data = (self.bank, self.labels, self.weights)
+        head, history = fit_head(recipe, *data, self.params.callbacks, folder, title, seed)
         columns = self.bank.columns(recipe.taps)
         if self.fine_tuned:
             return self._fine_tune(head, history, recipe, folder, title)
@@ -170,8 +171,7 @@ class ScratchTrainer:
 
     def defaults(self) -> Values:
         builder, training = self.params.model_builder, self.params.training
-        values = {"dropout": builder.dropout, "l2": builder.l2, "label_smoothing": training.label_smoothing}
-        return values | training.from_scratch.model_dump()
+        return {"dropout": builder.dropout, "l2": builder.l2} | training.from_scratch.model_dump()
 
     def declare(self, space: "keras_tuner.HyperParameters", params: HyperparameterTuningParams) -> None:
         _declare_common(space, params)
@@ -182,9 +182,8 @@ class ScratchTrainer:
     def fit(self, values: Values, folder: Path, title: str) -> Fitted:
         values = self.defaults() | values
         recipe = FromScratchParams(**{key: values.pop(key) for key in FromScratchParams.model_fields})
-        label_smoothing = values.pop("label_smoothing")
         model = build_from_scratch(self.name, self.params, len(self.weights), **values)
-        history = fit_network(model, self.snapshots, self.weights, self.params, recipe, label_smoothing, folder, title)
+        history = fit_network(model, self.snapshots, self.weights, self.params, recipe, folder, title)
         return Fitted(
             history=history,
             predict=lambda split: predict_images(model, load_snapshot(self.snapshots, split)),

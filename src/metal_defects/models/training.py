@@ -14,12 +14,14 @@ from metal_defects.models.backbones import BACKBONES
 from metal_defects.models.custom_cnn import build_custom_cnn
 from metal_defects.models.feature_bank import FeatureBank
 from metal_defects.models.networks import assemble, build_feature_model, build_head
+from metal_defects.models.views import augment
 
 if TYPE_CHECKING:
     import keras
     import tensorflow as tf
 
 History = dict[str, list[float]]
+SHUFFLE_BUFFER = 4096
 
 
 @dataclass(frozen=True)
@@ -219,8 +221,9 @@ def fine_tune(
         epochs=training.fine_tune_epochs,
         batch_size=training.from_scratch.batch_size,
         learning_rate=training.fine_tune_learning_rate,
+        label_smoothing=training.label_smoothing,
     )
-    return fit_network(model, snapshots, weights, params, recipe, training.label_smoothing, folder, title)
+    return fit_network(model, snapshots, weights, params, recipe, folder, title)
 
 
 def fit_network(
@@ -229,7 +232,6 @@ def fit_network(
     weights: np.ndarray,
     params: Params,
     recipe: FromScratchParams,
-    label_smoothing: float,
     folder: Path,
     title: str,
 ) -> History:
@@ -240,16 +242,15 @@ def fit_network(
         snapshots: folder of stage 03.
         weights: of each class, float32 (classes,).
         params: all of them.
-        recipe: epochs, batch size and learning rate.
-        label_smoothing: in [0, 1).
+        recipe: epochs, batch size, learning rate and label smoothing.
         folder: for checkpoints and logs.
         title: shown with the progress.
 
     Raises:
         UserError: the loss became NaN.
     """
-    train, valid = _batched(snapshots, weights, params, recipe.batch_size)
-    compile_classifier(model, recipe.learning_rate, label_smoothing)
+    train, valid = _training_data(snapshots, weights, params, recipe.batch_size)
+    compile_classifier(model, recipe.learning_rate, recipe.label_smoothing)
     return _fit(
         model,
         train,
@@ -260,6 +261,31 @@ def fit_network(
         folder=folder,
         title=title,
     )
+
+
+def _training_data(
+    snapshots: Path, weights: np.ndarray, params: Params, batch_size: int
+) -> "tuple[tf.data.Dataset, tf.data.Dataset]":
+    """Batches of (images, one-hot targets, sample weights) for training, shuffled and augmented, and for validation."""
+    import tensorflow as tf
+
+    classes, augmentation = len(weights), params.training.augmentation
+
+    def view(image: np.ndarray, number: np.ndarray) -> np.ndarray:
+        return augment(image, augmentation, (params.seed, int(number)))
+
+    def prepare(number: "tf.Tensor", element: "tuple[tf.Tensor, tf.Tensor]") -> "tuple[tf.Tensor, tf.Tensor, tf.Tensor]":
+        image, label = element
+        augmented = tf.ensure_shape(tf.numpy_function(view, (image, number), tf.uint8), image.shape)
+        return augmented, tf.one_hot(label, classes), tf.gather(weights, label)
+
+    clean = load_snapshot(snapshots, "train").cache()
+    count = int(clean.cardinality())
+    numbers = tf.data.Dataset.random(seed=params.seed, rerandomize_each_iteration=True)
+    shuffled = clean.shuffle(min(count, SHUFFLE_BUFFER), seed=params.seed)
+    train = tf.data.Dataset.zip(numbers, shuffled).map(prepare, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    valid = load_snapshot(snapshots, "valid").map(lambda image, label: (image, tf.one_hot(label, classes)))
+    return train.batch(batch_size, drop_remainder=count >= batch_size).prefetch(2), valid.batch(batch_size)
 
 
 def _fit(

@@ -22,7 +22,9 @@ def augment(image: np.ndarray, params: AugmentationParams, seed: tuple[int, ...]
         image = np.rot90(image, random.integers(4))
     if params.flip:
         image = image[:: random.choice((-1, 1)), :: random.choice((-1, 1))]
-    picture = _move(np.ascontiguousarray(image), params, random)
+    # Interpolation smooths the texture itself: half of the views keep their pixels.
+    moves = (params.rotation_degrees or params.shift or params.zoom) and random.random() < 0.5
+    picture = _move(image, params, random) if moves else Image.fromarray(np.ascontiguousarray(image))
     if params.blur_sigma and random.random() < 0.5:
         picture = picture.filter(ImageFilter.GaussianBlur(random.uniform(0, params.blur_sigma)))
     contrast = 1 + random.uniform(-1, 1) * params.contrast

@@ -1,7 +1,6 @@
 """Runs the table of stages: nothing that is up to date, nothing on stale inputs, and never half a result."""
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -209,8 +208,8 @@ def _write_lock(stage: Stage, folder: Path, inputs: dict[str, Any], seconds: flo
 def _put_in_place(partial: Path, final: Path) -> None:
     old = final.with_name(f".old-{final.name}")
     if final.exists():
-        os.replace(final, old)
-    os.replace(partial, final)
+        final.replace(old)
+    partial.replace(final)
     shutil.rmtree(old, ignore_errors=True)
 
 

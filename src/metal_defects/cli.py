@@ -48,7 +48,7 @@ Data = Annotated[
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, such as [b]training.epochs=5[/b]. Repeatable."),
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, such as [b]seed=7[/b]. Repeatable."),
 ]
 Models = Annotated[
     str | None,
@@ -138,17 +138,16 @@ def main() -> None:
     except KeyboardInterrupt:
         _fail("Interrupted. Finished stages are kept; the same command goes on from there.", EXIT_INTERRUPTED)
     except OSError as error:
-        logger.debug("traceback", exc_info=True)
         advice = DISK_ERRORS.get(error.errno, f"{type(error).__name__}: {error.strerror or error}")
         _fail(f"{advice}. Got {error.filename or error}.")
     except Exception as error:
-        logger.debug("traceback", exc_info=True)
         first_line = str(error).splitlines()[0] if str(error) else ""
         _fail(f"Unexpected {type(error).__name__}: {first_line} (the full traceback is in the log file).")
 
 
 def _fail(message: str, code: int = EXIT_ERROR) -> None:
-    logger.debug("failed: %s", message)
+    if logger.handlers:
+        logger.error("failed: %s", message, exc_info=True)
     typer.secho(message, fg=typer.colors.RED, err=True)
     sys.exit(code)
 
@@ -175,19 +174,20 @@ def _choose(only: str | None, from_: str | None) -> tuple[Stage, ...]:
         return STAGES
     numbers = [stage.number for stage in STAGES]
     if number.zfill(2) not in numbers:
-        raise ConfigError(f"There is no stage to run with this number; use one of {', '.join(numbers)}. Got '{number}'.")
+        raise ConfigError(f"There is no stage of this number to run; use one of {', '.join(numbers)}. Got '{number}'.")
     index = numbers.index(number.zfill(2))
     return STAGES[index : index + 1] if only else STAGES[index:]
 
 
 def _show_plan(statuses: list[Status]) -> None:
     table = Table(box=None, pad_edge=False)
-    for title, style in (("stage", "bold"), ("", None), ("first cause", "dim"), ("last took", "dim")):
+    for title, style in (("stage", "bold"), ("", None), ("what it does, or why it runs", "dim"), ("last took", "dim")):
         table.add_column(title, style=style, overflow="fold")
     for status in statuses:
         mark = "[green]HIT[/]" if status.hit else "[yellow]RUN[/]"
         seconds = f"{status.seconds:.1f} s" if status.seconds is not None else ""
-        table.add_row(status.stage.name, mark, "" if status.hit else escape(status.cause), seconds)
+        text = status.stage.summary if status.hit else f"[yellow]{escape(status.cause)}[/]"
+        table.add_row(status.stage.name, mark, text, seconds)
     console.print(table)
 
 
@@ -240,7 +240,8 @@ def _show_predictions(answers: list[dict[str, Any]]) -> None:
             continue
         ranked = sorted(answer["probabilities"].items(), key=lambda item: -item[1])
         others = ", ".join(f"{name} {100 * share:.1f}" for name, share in ranked[:6])
-        table.add_row(answer["image"], f"[bold]{escape(answer['label'])}[/]", f"{100 * answer['confidence']:.1f} %", others)
+        confidence = f"{100 * answer['confidence']:.1f} %"
+        table.add_row(answer["image"], f"[bold]{escape(answer['label'])}[/]", confidence, others)
     console.print(table)
 
 

@@ -325,7 +325,7 @@ def _read_yaml(path: Path) -> ConfigBox:
     try:
         value = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"Cannot read {path}: {error.strerror}. Run from the project folder or pass --root.") from error
+        raise ConfigError(f"Cannot read {path}: {error.strerror}. Run from the project folder.") from error
     except yaml.YAMLError as error:
         where = getattr(error, "problem_mark", None)
         line = f", line {where.line + 1}" if where else ""

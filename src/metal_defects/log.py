@@ -23,7 +23,7 @@ def setup_logging(folder: Path, level: str, max_bytes: int, backups: int, verbos
     """Send records to `folder`/metal_defects.log and short messages to the terminal.
 
     The file gets one line per event (tracebacks excepted) at `level`; the terminal gets INFO and up, without
-    tracebacks; `verbose` adds DEBUG there.
+    records that carry a traceback; `verbose` adds DEBUG there.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / LOG_FILE
@@ -33,6 +33,7 @@ def setup_logging(folder: Path, level: str, max_bytes: int, backups: int, verbos
     to_terminal = RichHandler(console=console, show_time=False, show_path=False, show_level=False, markup=False)
     to_terminal.setFormatter(_Short("%(message)s"))
     to_terminal.setLevel(logging.DEBUG if verbose else logging.INFO)
+    to_terminal.addFilter(lambda record: not record.exc_info)
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
         handler.close()

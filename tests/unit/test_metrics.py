@@ -92,7 +92,7 @@ def test_more_confidence_and_fewer_images_widen_the_interval(total: int, data: s
 def test_72_of_72_says_only_95_percent() -> None:
     labels = np.repeat(np.arange(6), 12)
     metrics = classification_metrics(labels, certain(labels, 6), names(6))
-    assert format_accuracy(metrics) == "100.0 % (94.9–100.0), 72/72"  # noqa: RUF001
+    assert format_accuracy(metrics) == "100.0 % (94.9–100.0), 72/72"
     for score in SCORES:
         assert metrics[f"macro_{score}"]["value"] == 1
         assert 0.9 < metrics[f"macro_{score}"]["low"] < 0.97

@@ -111,7 +111,7 @@ def accuracy_interval(correct: int, total: int, confidence: float = DEFAULT_CONF
 def format_accuracy(metrics: dict[str, Any]) -> str:
     """Accuracy with its interval in percent, and the counts: "100.0 % (94.9–100.0), 72/72"."""
     value, low, high = (_percent(metrics["accuracy"][key]) for key in ("value", "low", "high"))
-    return f"{value} % ({low}–{high}), {metrics['correct']}/{metrics['n']}"  # noqa: RUF001
+    return f"{value} % ({low}–{high}), {metrics['correct']}/{metrics['n']}"
 
 
 def _percent(share: float) -> str:

@@ -167,7 +167,7 @@ class ScratchTrainer:
         self.name = entry["name"]
         labels = load_labels(self.snapshots, "train")
         self.weights = class_weights(labels, _count_classes(self.snapshots), self.params.training.class_weights)
-        self.details = {"views": 0, "fine_tuned": False, "engine": "TensorFlow"}
+        self.details = {"views": 0, "fine_tuned": False, "engine": "TensorFlow", "milliseconds_per_image": None}
 
     def defaults(self) -> Values:
         builder, training = self.params.model_builder, self.params.training

@@ -274,7 +274,7 @@ def _training_data(
     def view(image: np.ndarray, number: np.ndarray) -> np.ndarray:
         return augment(image, augmentation, (params.seed, int(number)))
 
-    def prepare(number: "tf.Tensor", element: "tuple[tf.Tensor, tf.Tensor]") -> "tuple[tf.Tensor, tf.Tensor, tf.Tensor]":
+    def prepare(number: "tf.Tensor", element: "tuple[tf.Tensor, tf.Tensor]") -> "tuple[tf.Tensor, ...]":
         image, label = element
         augmented = tf.ensure_shape(tf.numpy_function(view, (image, number), tf.uint8), image.shape)
         return augmented, tf.one_hot(label, classes), tf.gather(weights, label)

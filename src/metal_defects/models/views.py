@@ -22,7 +22,7 @@ def augment(image: np.ndarray, params: AugmentationParams, seed: tuple[int, ...]
         image = np.rot90(image, random.integers(4))
     if params.flip:
         image = image[:: random.choice((-1, 1)), :: random.choice((-1, 1))]
-    # Interpolation smooths the texture itself: half of the views keep their pixels.
+    # Interpolation blurs: a network that saw blurred textures only misreads sharp ones, so half keep their pixels.
     moves = (params.rotation_degrees or params.shift or params.zoom) and random.random() < 0.5
     picture = _move(image, params, random) if moves else Image.fromarray(np.ascontiguousarray(image))
     if params.blur_sigma and random.random() < 0.5:
@@ -39,10 +39,10 @@ def _move(image: np.ndarray, params: AugmentationParams, random: np.random.Gener
     angle = np.deg2rad(random.uniform(-1, 1) * params.rotation_degrees)
     zoom = 1 + random.uniform(-1, 1) * params.zoom
     shift = random.uniform(-1, 1, 2) * params.shift * side
-    margin = int(np.ceil(side * (0.5 * (params.zoom + np.sin(np.deg2rad(params.rotation_degrees))) + params.shift))) + 1
-    margin = min(margin, side - 1)
-    mirrored = Image.fromarray(np.pad(image, ((margin, margin), (margin, margin), (0, 0)), mode="reflect"))
     cosine, sine, centre = np.cos(angle) / zoom, np.sin(angle) / zoom, (side - 1) / 2
+    reach = (abs(cosine) + abs(sine)) * (centre + np.abs(shift).max()) - centre
+    margin = max(int(np.ceil(reach)), 0) + 1
+    mirrored = Image.fromarray(np.pad(image, ((margin, margin), (margin, margin), (0, 0)), mode="reflect"))
     # PIL wants, for every output pixel, where it comes from in the input.
     x = margin + centre - cosine * (centre + shift[0]) + sine * (centre + shift[1])
     y = margin + centre - sine * (centre + shift[0]) - cosine * (centre + shift[1])

@@ -129,8 +129,9 @@ def run_stages(stages: Sequence[Stage], settings: Settings, force: bool = False)
             if status.hit and not force:
                 logger.info("%s  up to date", stage.name)
             else:
-                logger.info("%s  %s (%s)", stage.name, stage.summary, "forced" if status.hit else status.cause)
-                status = Status(stage, False, status.cause, _run_stage(stage, settings))
+                cause = "forced" if status.hit else status.cause
+                logger.info("%s  running (%s)", stage.name, cause)
+                status = Status(stage, False, cause, _run_stage(stage, settings))
                 logger.info("%s  done in %.1f s", stage.name, status.seconds)
             done.append(status)
     return done

@@ -1,0 +1,82 @@
+"""The custom CNN from scratch on an 80/20 split, one repetition per seed: `--help` tells the rest."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from _common import (
+    SPLIT_80_20,
+    Data,
+    Seeds,
+    describe_machine,
+    make_table,
+    parse_seeds,
+    report,
+    score_test,
+    start,
+    use_data,
+    use_model,
+    workspace,
+)
+
+from metal_defects.data.snapshots import SPLITS
+from metal_defects.evaluation.metrics import accuracy_interval, format_accuracy
+from metal_defects.files import read_json
+from metal_defects.log import console
+from metal_defects.models.trainers import make_trainer
+from metal_defects.pipeline.stages import STAGES
+
+
+def main(data: Data, seeds: Seeds = "1,2,3") -> None:
+    """Train the custom CNN from random weights and test it once, for every seed.
+
+    240 of 300 images of each class for training, a tenth of them for validation, 60 for the test: the product's own
+    stages and trainer. A seed draws a new split, new weights and new augmentation. The epoch is chosen on the
+    validation part; the test part is read once, at the end.
+
+    About three minutes a seed on two cores.
+
+    Example: python benchmarks/custom_cnn.py --data ~/NEU-DET --seeds 1,2,3,4,5
+    """
+    machine = describe_machine()
+    rows = [_train(data, seed) for seed in parse_seeds(seeds)]
+    table = make_table("custom CNN from scratch, 80/20", "seed", "images", "epochs", "test accuracy (95 %)", "seconds")
+    for row in rows:
+        images = " / ".join(str(row["images"][split]) for split in SPLITS)
+        cells = (images, str(row["epochs"]), format_accuracy(row["test"]), f"{row['seconds']:.0f}")
+        table.add_row(str(row["seed"]), *cells)
+    correct, total = sum(row["test"]["correct"] for row in rows), sum(row["test"]["n"] for row in rows)
+    low, high = accuracy_interval(correct, total)
+    accuracies = [100 * row["test"]["accuracy"]["value"] for row in rows]
+    notes = [
+        f"Mean {sum(accuracies) / len(rows):.2f} %, lowest {min(accuracies):.2f} %; {correct} of {total} in all "
+        f"({100 * low:.2f} to {100 * high:.2f} %, as if the repetitions were independent).",
+        "Seconds: training alone, from the snapshots to the best epoch's weights.",
+    ]
+    report("custom_cnn", [table], notes, machine, {"repetitions": rows})
+
+
+def _train(data: Path, seed: int) -> dict[str, Any]:
+    """One split, one training run, one test."""
+    with workspace(STAGES[:4], use_data(data), *use_model("custom_cnn"), SPLIT_80_20, f"seed={seed}") as ctx:
+        entry = read_json(ctx.artifacts / "04_model_builder" / "models.json")["models"][0]
+        trainer = make_trainer(ctx, entry)
+        begin = time.perf_counter()
+        fitted = trainer.fit({}, ctx.resume / "training", f"seed {seed}")
+        seconds = time.perf_counter() - begin
+        test = score_test(ctx, fitted.predict("test"))
+        console.print(f"seed {seed}: test {format_accuracy(test)}, {seconds:.0f} s", style="dim", highlight=False)
+        summary = read_json(ctx.artifacts / "03_dataset_loader" / "snapshots.json")
+    return {
+        "seed": seed,
+        "images": {split: summary[split]["images"] for split in SPLITS},
+        "parameters": entry["parameters"],
+        "hyperparameters": trainer.defaults(),
+        "epochs": len(fitted.history["loss"]),
+        "seconds": round(seconds, 1),
+        "test": test,
+    }
+
+
+if __name__ == "__main__":
+    start(main)

@@ -1,0 +1,97 @@
+"""Times the pipeline from nothing to a tested model, and again with nothing to do: `--help` tells the rest."""
+
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any
+
+import typer
+from _common import PROJECT, Data, describe_machine, make_table, report, start
+
+from metal_defects.errors import UserError
+from metal_defects.evaluation.metrics import format_accuracy
+from metal_defects.files import read_json
+from metal_defects.log import console
+from metal_defects.pipeline.runner import LOCK
+from metal_defects.pipeline.stages import STAGES
+
+REPEATS = 3
+
+
+def main(
+    data: Data,
+    models: Annotated[
+        str | None, typer.Option("--models", metavar="NAMES", help="As for main.py; without it all of params.yaml.")
+    ] = None,
+) -> None:
+    """Run main.py in a fresh folder, then again, and time everything a user waits for.
+
+    The first run starts from nothing but the images and whatever weights files are on this machine. The second one
+    has nothing to do: every stage must be up to date. `plan` and `--help` are the medians of three calls.
+
+    Example: python benchmarks/pipeline_time.py --data ~/NEU-DET --models efficientnet_lite0
+    """
+    machine = describe_machine()
+    with TemporaryDirectory(prefix="benchmark-") as name:
+        folder = Path(name)
+        options = ["--data", str(data.expanduser().absolute()), *(["--models", models] if models else [])]
+        for part in ("artifacts", "logs", "downloads"):
+            options += ["--set", f"paths.{part}={folder / part}"]
+        console.print("Running the pipeline from nothing ...")
+        total = _time_command("run", *options)
+        records = read_records(folder / "artifacts")
+        repeated = _time_command("run", *options)
+        again = [
+            new["stage"] for old, new in zip(records, read_records(folder / "artifacts"), strict=True) if old != new
+        ]
+        if again:
+            raise RuntimeError(f"The second run repeated {', '.join(again)}.")
+        plan = statistics.median(_time_command("plan", *options) for _ in range(REPEATS))
+        usage = statistics.median(_time_command("--help") for _ in range(REPEATS))
+        tuned = read_json(folder / "artifacts" / "07_hyperparameter_tuning" / "metrics.json")
+        ranked = read_json(folder / "artifacts" / "06_model_training_evaluation" / "leaderboard.json")["models"]
+    stages = {record["stage"]: record["seconds"] for record in records}
+    table = make_table("The pipeline from nothing", "stage", "seconds")
+    for stage, seconds in stages.items():
+        table.add_row(stage, f"{seconds:.1f}")
+    table.add_row("start, checks and digests", f"{total - sum(stages.values()):.1f}")
+    table.add_row("all", f"{total:.1f}", style="bold")
+    quick = make_table("With nothing to do", "command", "seconds")
+    for command, seconds in (("run, all stages up to date", repeated), ("plan", plan), ("--help", usage)):
+        quick.add_row(command, f"{seconds:.2f}")
+    names = ", ".join(f"{row['title']} ({row['weights']})" for row in ranked)
+    notes = [f"Models: {names}.", f"Tuned {tuned['title']}: test {format_accuracy(tuned['test'])}."]
+    result = {
+        "models": [{key: row[key] for key in ("name", "weights", "seconds")} for row in ranked],
+        "seconds": {"all": round(total, 1), "stages": stages},
+        "nothing_to_do": {"run": round(repeated, 2), "plan": round(plan, 2), "help": round(usage, 2)},
+        "test": tuned["test"],
+    }
+    report("pipeline_time", [table, quick], notes, machine, result)
+
+
+def read_records(artifacts: Path) -> list[dict[str, Any]]:
+    """What the stages recorded of themselves, in the order of the table."""
+    return [read_json(artifacts / stage.name / LOCK) for stage in STAGES]
+
+
+def _time_command(*arguments: str) -> float:
+    """Seconds that one call of main.py takes, from start to exit.
+
+    Raises:
+        UserError: it failed; with what it said last.
+    """
+    begin = time.perf_counter()
+    done = subprocess.run([sys.executable, str(PROJECT / "main.py"), *arguments], capture_output=True, text=True)
+    seconds = time.perf_counter() - begin
+    if done.returncode:
+        said = (done.stderr.strip() or done.stdout.strip()).splitlines()
+        raise UserError(f"main.py {arguments[0]} failed: {said[-1] if said else f'exit code {done.returncode}'}")
+    return seconds
+
+
+if __name__ == "__main__":
+    start(main)

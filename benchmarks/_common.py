@@ -49,7 +49,7 @@ def workspace(stages: Sequence[Stage], *overrides: str) -> Iterator[StageContext
         folder = Path(name)
         own = [f"paths.{part}={folder / part}" for part in ("artifacts", "downloads")]
         settings = load_settings(PROJECT, [*own, *overrides])
-        console.print("Preparing the images ...", style="dim")
+        console.print(f"Running stages {stages[0].number} to {stages[-1].number} ...", style="dim", highlight=False)
         with library_noise_to(folder / "libraries.log"):
             run_stages(stages, settings)
             yield StageContext(settings, folder / "out", settings.config.paths.artifacts, folder / "resume")

@@ -98,7 +98,12 @@ def run(
 
 @app.command("plan")
 def show_plan(data: Data = None, models: Models = None, overrides: Overrides = None) -> None:
-    """Show for every stage whether it is up to date or must run, and the first cause."""
+    """Show for every stage whether it is up to date or must run, and the first cause.
+
+    Examples:
+
+      python main.py plan --set training.epochs=50
+    """
     _show_plan(plan(STAGES, _settings(data, models, overrides)))
 
 
@@ -108,7 +113,14 @@ def predict(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per image and line.")] = False,
     overrides: Overrides = None,
 ) -> None:
-    """Classify images with the tuned model: label, confidence and the probability of every class."""
+    """Classify images with the tuned model: label, confidence and the probability of every class.
+
+    Examples:
+
+      python main.py predict a.bmp b.jpg
+
+      python main.py predict --json images/*.png > answers.jsonl
+    """
     from metal_defects.prediction import Classifier
 
     settings = _settings(None, None, overrides)
@@ -135,7 +147,9 @@ def main() -> None:
         app()
     except UserError as error:
         _fail(str(error))
-    except KeyboardInterrupt:
+    except SystemExit as error:  # typer makes one of Ctrl-C, without a word
+        if error.code != EXIT_INTERRUPTED:
+            raise
         _fail("Interrupted. Finished stages are kept; the same command goes on from there.", EXIT_INTERRUPTED)
     except OSError as error:
         advice = DISK_ERRORS.get(error.errno, f"{type(error).__name__}: {error.strerror or error}")
@@ -236,12 +250,12 @@ def _show_predictions(answers: list[dict[str, Any]]) -> None:
         table.add_column(title, overflow="fold")
     for answer in answers:
         if "error" in answer:
-            table.add_row(answer["image"], "[red]error[/]", "", escape(answer["error"]))
+            table.add_row(escape(answer["image"]), "[red]error[/]", "", escape(answer["error"]))
             continue
         ranked = sorted(answer["probabilities"].items(), key=lambda item: -item[1])
         others = ", ".join(f"{name} {100 * share:.1f}" for name, share in ranked[:6])
         confidence = f"{100 * answer['confidence']:.1f} %"
-        table.add_row(answer["image"], f"[bold]{escape(answer['label'])}[/]", confidence, others)
+        table.add_row(escape(answer["image"]), f"[bold]{escape(answer['label'])}[/]", confidence, escape(others))
     console.print(table)
 
 

@@ -28,7 +28,7 @@ def setup_logging(folder: Path, level: str, max_bytes: int, backups: int, verbos
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / LOG_FILE
     to_file = RotatingFileHandler(path, maxBytes=max_bytes, backupCount=backups, encoding="utf-8")
-    to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(process)d %(module)s %(message)s"))
+    to_file.setFormatter(_OneLine("%(asctime)s %(levelname)s %(process)d %(module)s %(message)s"))
     to_file.setLevel(level)
     to_terminal = RichHandler(console=console, show_time=False, show_path=False, show_level=False, markup=False)
     to_terminal.setFormatter(_Short("%(message)s"))
@@ -41,7 +41,15 @@ def setup_logging(folder: Path, level: str, max_bytes: int, backups: int, verbos
     logger.addHandler(to_terminal)
     logger.setLevel(logging.DEBUG)
     logger.propagate = False
+    logging.raiseExceptions = False  # where even the log cannot be written, the error that ends the run is shown alone
     return path
+
+
+class _OneLine(logging.Formatter):
+    """The message on one line, whatever a file's name holds; a traceback follows on its own lines."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        return " ".join(super().formatMessage(record).splitlines())
 
 
 class _Short(logging.Formatter):
@@ -49,7 +57,7 @@ class _Short(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         text = record.getMessage()
-        return f"! {text}" if record.levelno >= logging.WARNING else text
+        return f"!  {text.lstrip()}" if record.levelno >= logging.WARNING else text
 
 
 @contextmanager

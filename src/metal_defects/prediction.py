@@ -12,6 +12,8 @@ from metal_defects.files import read_json, sha256_file
 if TYPE_CHECKING:
     import keras
 
+AGAIN = "python main.py run --from 07 --force"
+
 
 @dataclass(frozen=True)
 class Classifier:
@@ -38,10 +40,13 @@ class Classifier:
         """
         if not (folder / "tuned_model.json").exists():
             raise UserError(f"There is no tuned model yet; run `python main.py` first. Looked in {folder}.")
-        card = read_json(folder / "tuned_model.json")
+        try:
+            card = read_json(folder / "tuned_model.json")
+        except ValueError as error:
+            raise UserError(f"{folder}/tuned_model.json is damaged; run `{AGAIN}`. Got {error}.") from error
         path = folder / "tuned_model.h5"
         if not path.exists() or sha256_file(path) != card["sha256"]:
-            raise UserError(f"{path} is missing or was altered; run `python main.py run --from 07 --force`.")
+            raise UserError(f"{path} is missing or was altered; run `{AGAIN}`.")
         import keras
 
         preprocess = Preprocessor(card["image_size"], card["resize"], ImageSchema(**card["limits"]))

@@ -13,7 +13,7 @@ from metal_defects.models.backbones import BACKBONES
 from metal_defects.models.custom_cnn import GMACS as CUSTOM_CNN_GMACS
 from metal_defects.models.networks import assemble, build_backbone, build_feature_model, build_head
 from metal_defects.models.training import build_from_scratch
-from metal_defects.models.weights import WEIGHTS, find_weights
+from metal_defects.models.weights import find_weights
 from metal_defects.pipeline.runner import StageContext
 
 if TYPE_CHECKING:
@@ -62,12 +62,12 @@ def _choose_weights(ctx: StageContext, name: str) -> dict[str, Any] | None:
     if builder.weights is None:
         return entry
     config = ctx.settings.config
-    path = find_weights(WEIGHTS[name], config.paths.weights, config.data.timeout_seconds)
+    path = find_weights(backbone.weights, config.paths.weights, config.data.timeout_seconds)
     if path is not None:
         return entry | {
             "kind": "frozen", "weights": "ImageNet", "weights_file": str(path), "weights_sha256": sha256_file(path),
         }  # fmt: skip
-    missing = f"{backbone.title}: its ImageNet weights ({WEIGHTS[name].file}) are neither on this machine nor to be had"
+    missing = f"{backbone.title}: no ImageNet weights here or to be had ({backbone.weights.file})"
     if builder.on_missing_weights == "error":
         advice = f"Put the file into {config.paths.weights} or change model_builder.on_missing_weights."
         raise WeightsError(f"{missing}. {advice}")

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from metal_defects.models.weights import WEIGHTS, WeightsSource
+
 if TYPE_CHECKING:
     import keras
 
@@ -28,6 +30,7 @@ class Backbone:
     Attributes:
         name: as in params.yaml.
         title: as in the literature.
+        weights: the file of its ImageNet weights, where it is had, and its digest.
         build: makes the network for square images of a side in pixels; input float32 (side, side, 3), scaled.
         load: puts a weights file into what `build` made.
         scaling: per-channel scale and offset that turn grey levels 0..255 into what the weights expect.
@@ -39,6 +42,7 @@ class Backbone:
 
     name: str
     title: str
+    weights: WeightsSource
     build: "Callable[[int], keras.Model]"
     load: "Callable[[keras.Model, Path], None]"
     scaling: tuple[Triple, Triple]
@@ -96,6 +100,7 @@ BACKBONES: dict[str, Backbone] = {
         Backbone(
             name="vgg16",
             title="VGG16",
+            weights=WEIGHTS["vgg16"],
             build=_keras_application("VGG16"),
             load=_load_keras_weights,
             scaling=_CAFFE,
@@ -107,6 +112,7 @@ BACKBONES: dict[str, Backbone] = {
         Backbone(
             name="resnet50",
             title="ResNet50",
+            weights=WEIGHTS["resnet50"],
             build=_keras_application("ResNet50"),
             load=_load_keras_weights,
             scaling=_CAFFE,
@@ -118,6 +124,7 @@ BACKBONES: dict[str, Backbone] = {
         Backbone(
             name="mobilenet_v2",
             title="MobileNetV2",
+            weights=WEIGHTS["mobilenet_v2"],
             build=_keras_application("MobileNetV2"),
             load=_load_keras_weights,
             scaling=_TF,
@@ -128,6 +135,7 @@ BACKBONES: dict[str, Backbone] = {
         Backbone(
             name="efficientnet_b0",
             title="EfficientNetB0",
+            weights=WEIGHTS["efficientnet_b0"],
             build=_keras_application("EfficientNetB0"),
             load=_load_keras_weights,
             scaling=_TORCH,
@@ -143,6 +151,7 @@ BACKBONES: dict[str, Backbone] = {
         Backbone(
             name="resnet18",
             title="ResNet18",
+            weights=WEIGHTS["resnet18"],
             build=_build_resnet18,
             load=_load_resnet18,
             scaling=_TORCH,
@@ -153,6 +162,7 @@ BACKBONES: dict[str, Backbone] = {
         Backbone(
             name="efficientnet_lite0",
             title="EfficientNet-Lite0",
+            weights=WEIGHTS["efficientnet_lite0"],
             build=_build_efficientnet_lite0,
             load=_load_efficientnet_lite0,
             scaling=_LITE,

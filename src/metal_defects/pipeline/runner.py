@@ -234,14 +234,15 @@ def _only_run(artifacts: Path):
 
 def _sweep(artifacts: Path) -> None:
     """Remove what a run that was killed left behind; its resume folders stay."""
-    for leftover in [*artifacts.glob(".partial-*"), *artifacts.glob(".old-*")]:
+    for leftover in [*artifacts.glob(".partial-*"), *artifacts.glob(".old-*"), *artifacts.glob("*/.partial-*")]:
         shutil.rmtree(leftover)
 
 
 def _read_lock(folder: Path) -> dict[str, Any] | None:
     try:
-        return read_json(folder / LOCK)
-    except (OSError, json.JSONDecodeError):
+        record = read_json(folder / LOCK)
+        return record if {"inputs", "outputs", "seconds"} <= record.keys() else None
+    except (OSError, ValueError, AttributeError):
         return None
 
 

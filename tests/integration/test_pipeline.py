@@ -1,0 +1,197 @@
+"""One whole run: what it leaves, what a second run does, and whether its models answer as it says."""
+
+import csv
+import json
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from workshop import PROJECT, REPORT_MODULES, Workshop, assert_complete, assert_success
+
+from metal_defects.config import load_settings
+from metal_defects.pipeline.runner import plan
+from metal_defects.pipeline.stages import STAGES
+
+LOAD_AND_ANSWER = """
+import sys, keras, numpy as np
+from PIL import Image
+model = keras.models.load_model(sys.argv[1])
+pixels = np.stack([np.asarray(Image.open(path)) for path in sys.argv[3:]])
+np.save(sys.argv[2], np.asarray(model(pixels, training=False)))
+assert not [name for name in sys.modules if name.startswith("metal_defects")]
+"""
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+def read_probabilities(path: Path) -> np.ndarray:
+    """float64 (images, classes) of a table of predictions."""
+    rows = read_rows(path)
+    names = list(rows[0])[3:]
+    return np.array([[float(row[name]) for name in names] for row in rows])
+
+
+def seconds_of(command: list[str]) -> float:
+    """The shortest of three runs: other work on the machine only ever adds."""
+    times = []
+    for _ in range(3):
+        start = time.monotonic()
+        subprocess.run(command, cwd=PROJECT, capture_output=True, check=True)
+        times.append(time.monotonic() - start)
+    return min(times)
+
+
+@pytest.fixture(scope="module")
+def bare_seconds() -> float:
+    """What Python takes to import the libraries that any command needs."""
+    return seconds_of([sys.executable, "-c", "import typer, rich, pydantic"])
+
+
+def test_first_run_leaves_everything_and_second_finds_it_up_to_date(finished: Workshop) -> None:
+    assert_complete(finished)
+
+
+def test_first_run_reports_in_80_columns(finished: Workshop) -> None:
+    out = (finished.folder / "stdout.txt").read_text()
+    for text in (*(f"{stage.name}  done in" for stage in STAGES), "EfficientNet-Lite0", "tuned", "0 of 6 stages up to"):
+        assert text in out
+    assert len(max((line.rstrip() for line in out.splitlines() if "/" not in line), key=len)) <= 80
+    assert "Traceback" not in out
+
+
+def test_rerun_and_plan_need_no_tensorflow(finished: Workshop) -> None:
+    for arguments in (("run",), ("run", "--plan"), ("plan",)):
+        answer = finished.run(*arguments, code=REPORT_MODULES)
+        assert_success(answer)
+        assert answer.stderr.split() == ["LOADED"]
+
+
+def test_help_plan_and_rerun_come_quickly(finished: Workshop, bare_seconds: float) -> None:
+    assert seconds_of([sys.executable, "main.py", "--help"]) < 4 * bare_seconds + 0.3
+    assert seconds_of(finished.command("plan")) < 4 * bare_seconds + 0.3
+    assert seconds_of(finished.command("run")) < 12 * bare_seconds + 1
+
+
+def test_plan_of_a_finished_run_is_all_hit(finished: Workshop) -> None:
+    answer = finished.run("plan")
+    assert answer.stdout.count("HIT") == len(STAGES)
+    assert "RUN" not in answer.stdout
+    assert re.search(r"07_hyperparameter_tuning +HIT +[\d.]+ s", answer.stdout)
+    assert len(max(answer.stdout.splitlines(), key=lambda line: len(line.rstrip())).rstrip()) <= 80
+
+
+@pytest.mark.parametrize(
+    ("override", "first", "stale"),
+    [
+        ("seed=7", "params.seed 42 → 7", "01 02 03 04 06 07"),
+        ("data_ingestion.duplicates=off", "duplicates near → off", "01 02 03 04 06 07"),
+        ("classes={A: [], B: []}", "data_schema.classes", "01 02 03 04 06 07"),
+        ("image.min_side=16", "data_schema.image.min_side 32 → 16", "01 02 03 04 06 07"),
+        ("data_preprocessing.resize=nearest", "resize bilinear → nearest", "02 03 04 06 07"),
+        ("dataset_loader.batch_size=8", "batch_size 32 → 8", "03 04 06 07"),
+        ("model_builder.models=[custom_cnn]", "models", "04 06 07"),
+        ("callbacks.early_stopping.patience=2", "patience 8 → 2", "06 07"),
+        ("training.augmentation.flip=false", "flip True → False", "06 07"),
+        ("hyperparameter_tuning.max_trials=3", "max_trials 2 → 3", "07"),
+        ("logging.level=DEBUG", "", ""),
+    ],
+)
+def test_plan_runs_what_a_change_reaches_and_names_the_cause(
+    override: str, first: str, stale: str, finished: Workshop
+) -> None:
+    command = finished.command("plan")
+    overrides = [text for flag, text in zip(command, command[1:], strict=False) if flag == "--set"]
+    models = "model_builder.models=[efficientnet_lite0]"
+    statuses = plan(STAGES, load_settings(PROJECT, [models, *overrides, override], environment={}))
+    assert " ".join(status.stage.number for status in statuses if not status.hit) == stale
+    if stale:
+        assert first in next(status.cause for status in statuses if not status.hit)
+
+
+@pytest.mark.parametrize("suffix", ["h5", "keras"])
+def test_saved_model_opens_anywhere_and_answers_as_reported(suffix: str, finished: Workshop, tmp_path: Path) -> None:
+    rows = [row for row in read_rows(finished.stage("02") / "images.csv") if row["split"] == "test"]
+    expected = read_rows(finished.stage("07") / "predictions_test.csv")
+    assert [row["source"] for row in rows] == [row["source"] for row in expected]
+    files = [str(finished.stage("02") / row["path"]) for row in rows]
+    model = finished.stage("07") / f"tuned_model.{suffix}"
+    answers = tmp_path / "answers.npy"
+    subprocess.run([sys.executable, "-c", LOAD_AND_ANSWER, model, answers, *files], check=True, cwd=tmp_path)
+    reported = read_probabilities(finished.stage("07") / "predictions_test.csv")
+    assert np.allclose(np.load(answers), reported, atol=1e-5)
+
+
+def test_reported_accuracy_is_that_of_the_reported_predictions(finished: Workshop) -> None:
+    metrics = finished.read("07_hyperparameter_tuning/metrics.json")
+    for split in ("valid", "test"):
+        rows = read_rows(finished.stage("07") / f"predictions_{split}.csv")
+        right = sum(row["true"] == row["predicted"] for row in rows)
+        assert metrics[split]["accuracy"]["value"] == pytest.approx(right / len(rows), abs=1e-6)
+        probabilities = read_probabilities(finished.stage("07") / f"predictions_{split}.csv")
+        labels = [list(rows[0])[3:].index(row["true"]) for row in rows]
+        losses = -np.log(probabilities[np.arange(len(rows)), labels])
+        assert metrics[split]["log_loss"] == pytest.approx(losses.mean(), abs=1e-3)
+
+
+def test_trials_are_those_asked_for(finished: Workshop) -> None:
+    trials = read_rows(finished.stage("07") / "trials.csv")
+    assert [(row["trial"], row["status"]) for row in trials] == [("0", "COMPLETED"), ("1", "COMPLETED")]
+
+
+def test_images_of_one_split_do_not_appear_in_another(finished: Workshop) -> None:
+    rows = read_rows(finished.stage("01") / "manifest.csv")
+    splits_of: dict[str, set[str]] = {}
+    for row in rows:
+        splits_of.setdefault(row["group"], set()).add(row["split"])
+    assert {row["split"] for row in rows} == {"train", "valid", "test"}
+    assert all(len(splits) == 1 for splits in splits_of.values())
+
+
+def test_json_predictions_survive_a_bad_file_among_good_ones(
+    finished: Workshop, images: Path, tmp_path: Path
+) -> None:
+    good = sorted((images / "IMAGES").iterdir())[:2]
+    bad = tmp_path / "bad [/] name.bmp"
+    bad.write_bytes(b"BM")
+    answer = finished.run("predict", "--json", str(good[0]), str(bad), str(good[1]))
+    assert answer.returncode == 1
+    assert "Traceback" not in answer.stderr
+    lines = [json.loads(line) for line in answer.stdout.splitlines()]
+    assert [line["image"] for line in lines] == [str(good[0]), str(bad), str(good[1])]
+    assert lines[1].keys() == {"image", "error"}
+    for line in (lines[0], lines[2]):
+        assert sum(line["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+        assert line["confidence"] == max(line["probabilities"].values())
+        assert line["probabilities"][line["label"]] == line["confidence"]
+
+
+def test_prediction_of_a_file_is_that_of_the_pipeline(finished: Workshop, images: Path) -> None:
+    rows = read_rows(finished.stage("07") / "predictions_test.csv")
+    answer = finished.run("predict", "--json", *(str(images / row["source"]) for row in rows))
+    assert_success(answer)
+    for line, row in zip(map(json.loads, answer.stdout.splitlines()), rows, strict=True):
+        assert line["label"] == row["predicted"]
+        for name, share in line["probabilities"].items():
+            assert share == pytest.approx(float(row[name]), abs=1e-5)
+
+
+def test_table_of_predictions_fits_in_80_columns(finished: Workshop, images: Path) -> None:
+    answer = finished.run("predict", *map(str, sorted((images / "IMAGES").iterdir())[:2]))
+    assert_success(answer)
+    assert "Crazing" in answer.stdout
+    assert max(len(line.rstrip()) for line in answer.stdout.splitlines()) <= 80
+
+
+def test_log_has_one_line_per_event_and_the_libraries_have_their_own(finished: Workshop) -> None:
+    line = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} (INFO|WARNING) \d+ \w+ .+")
+    lines = finished.log.splitlines()
+    assert len(lines) > 20
+    assert [text for text in lines if not line.fullmatch(text)] == []
+    assert (finished.folder / "logs" / "libraries.log").exists()

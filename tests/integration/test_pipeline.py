@@ -158,7 +158,7 @@ def test_json_predictions_survive_a_bad_file_among_good_ones(
     finished: Workshop, images: Path, tmp_path: Path
 ) -> None:
     good = sorted((images / "IMAGES").iterdir())[:2]
-    bad = tmp_path / "bad [/] name.bmp"
+    bad = tmp_path / "bad [b] name.bmp"
     bad.write_bytes(b"BM")
     answer = finished.run("predict", "--json", str(good[0]), str(bad), str(good[1]))
     assert answer.returncode == 1

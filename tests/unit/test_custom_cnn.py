@@ -54,3 +54,26 @@ def test_it_learns_two_textures() -> None:
     compile_classifier(model, 3e-3, 0.0)
     model.fit(images, keras.utils.to_categorical(labels), epochs=12, batch_size=16, verbose=0)
     assert (model(images, training=False).numpy().argmax(axis=1) == labels).mean() >= 0.95
+
+
+def test_colour_does_not_matter_and_its_weighting_is_not_trained() -> None:
+    model = build_custom_cnn(64, 6, dropout=0.2, l2=1e-4)
+    grey = np.repeat(make_images(2)[..., :1] // 2 + 50, 3, axis=3)
+    # Opposite amounts from pixel to pixel: one shift for the whole image would be standardised away.
+    tint = np.random.default_rng(2).integers(-40, 41, grey.shape[:3])
+    tinted = (grey + np.stack([tint, -tint, np.zeros_like(tint)], axis=3)).astype(np.uint8)
+    expected = model(grey, training=False).numpy()
+    np.testing.assert_allclose(model(tinted, training=False).numpy(), expected, atol=1e-5)
+    assert not model.get_layer("grey").trainable_weights
+
+
+def test_onnx_graph_answers_alike(tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    model = build_custom_cnn(64, 6, dropout=0.2, l2=1e-4, filters=4, depth=3)
+    images = make_images(4)
+    expected = model.predict(images, verbose=0)
+    model.export(tmp_path / "model.onnx", format="onnx", verbose=False)
+    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
+    (pixels,) = session.get_inputs()
+    assert pixels.type == "tensor(uint8)"
+    np.testing.assert_allclose(session.run(None, {pixels.name: images})[0], expected, atol=1e-4)

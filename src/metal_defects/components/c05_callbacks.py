@@ -37,6 +37,8 @@ def build_callbacks(
             mode=_mode(stopping.monitor),
             patience=stopping.patience,
             min_delta=stopping.min_delta,
+            # At the high rates of the first half the loss swings too much to tell progress by.
+            start_from_epoch=epochs // 2,
             restore_best_weights=True,
         ),
         callbacks.ModelCheckpoint(

@@ -104,7 +104,7 @@ def fit_head(
         l2=recipe.l2,
     )
     steps = -(-len(features) // recipe.batch_size)
-    compile_classifier(head, recipe.learning_rate, recipe.label_smoothing, steps_per_execution=min(steps, 16))
+    compile_classifier(head, recipe.learning_rate, recipe.label_smoothing, steps_per_execution=steps)
     history = _fit(
         head,
         features,

@@ -225,7 +225,9 @@ def test_boxes_reach_the_manifest_and_the_report(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
-def test_reading_boxes(tmp_path: Path, text: str, expected: tuple[Box, ...], problem: str | None, encoding: str) -> None:
+def test_reading_boxes(
+    tmp_path: Path, text: str, expected: tuple[Box, ...], problem: str | None, encoding: str
+) -> None:
     path = tmp_path / "a.xml"
     path.write_text(text, encoding=encoding)
     found = read_boxes(path, 40, 40, {"dent": "dent"})

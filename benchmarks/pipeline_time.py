@@ -15,6 +15,7 @@ from metal_defects.errors import UserError
 from metal_defects.evaluation.metrics import format_accuracy
 from metal_defects.files import read_json
 from metal_defects.log import console
+from metal_defects.pipeline.digest import first_difference
 from metal_defects.pipeline.runner import LOCK
 from metal_defects.pipeline.stages import STAGES
 
@@ -44,11 +45,7 @@ def main(
         total = _time_command("run", *options)
         records = read_records(folder / "artifacts")
         repeated = _time_command("run", *options)
-        again = [
-            new["stage"] for old, new in zip(records, read_records(folder / "artifacts"), strict=True) if old != new
-        ]
-        if again:
-            raise RuntimeError(f"The second run repeated {', '.join(again)}.")
+        _check_repeated(records, read_records(folder / "artifacts"))
         plan = statistics.median(_time_command("plan", *options) for _ in range(REPEATS))
         usage = statistics.median(_time_command("--help") for _ in range(REPEATS))
         tuned = read_json(folder / "artifacts" / "07_hyperparameter_tuning" / "metrics.json")
@@ -76,6 +73,18 @@ def main(
 def read_records(artifacts: Path) -> list[dict[str, Any]]:
     """What the stages recorded of themselves, in the order of the table."""
     return [read_json(artifacts / stage.name / LOCK) for stage in STAGES]
+
+
+def _check_repeated(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> None:
+    """Refuse a second run that had something to do.
+
+    Raises:
+        UserError: naming the first stage that ran again, and the cause.
+    """
+    for old, new in zip(before, after, strict=True):
+        if old != new:
+            cause = first_difference(old["inputs"], new["inputs"]) or "an output was altered"
+            raise UserError(f"The second run should have nothing to do, but it repeated {new['stage']}: {cause}.")
 
 
 def _time_command(*arguments: str) -> float:

@@ -66,9 +66,8 @@ def main(
     table.add_row("real images, all of them", format_accuracy(real))
     confusion = make_table("Real images: true class by row, predicted by column", "", *classes, "recall % (95 %)")
     for row, counts in zip(real["per_class"], real["confusion_matrix"], strict=True):
-        recall = "{value:.1f} ({low:.1f}-{high:.1f})".format(
-            **{key: 100 * share for key, share in row["recall"].items()}
-        )
+        percent = {key: 100 * share for key, share in row["recall"].items()}
+        recall = "{value:.1f} ({low:.1f}-{high:.1f})".format(**percent)
         confusion.add_row(row["name"], *(str(count) if count else "·" for count in counts), recall)
     result = {
         "model": training["name"],

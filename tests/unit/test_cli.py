@@ -272,6 +272,8 @@ def test_main_without_a_command_runs_everything(
 def test_predictions_are_shown_whatever_the_names(capsys: pytest.CaptureFixture[str]) -> None:
     good = {"label": "[b]A[/b]", "confidence": 0.75, "probabilities": {"[b]A[/b]": 0.75, "[/]": 0.25}}
     cli._show_predictions([{"image": "x[/].png", **good}, {"image": "[red]y.png", "error": "cut [off"}])
-    text = re.sub(r"\s+", "", capsys.readouterr().out)
+    out = capsys.readouterr().out
+    assert max(len(line.rstrip()) for line in out.splitlines()) <= WIDTH
+    text = re.sub(r"\s+", "", out)
     for part in ("x[/].png", "[b]A[/b]75.0,[/]25.0", "[red]y.png", "cut[off"):
         assert part in text

@@ -146,16 +146,20 @@ def _make_tuner(
                 raise keras_tuner.errors.FatalError(str(error)) from error
 
     length = {"max_epochs": epochs} if is_hyperband else {"max_trials": count, "num_initial_points": max(2, count // 2)}
-    return Search(
-        hypermodel=None,
-        objective=keras_tuner.Objective(OBJECTIVE, "min"),
-        hyperparameters=space,
-        seed=ctx.settings.params.seed,
-        directory=str(ctx.resume),
-        project_name="trials",
-        overwrite=False,
+    options = {
+        "hypermodel": None,
+        "objective": keras_tuner.Objective(OBJECTIVE, "min"),
+        "hyperparameters": space,
+        "seed": ctx.settings.params.seed,
+        "directory": str(ctx.resume),
+        "project_name": "trials",
         **length,
-    )
+    }
+    try:
+        return Search(**options, overwrite=False)
+    except Exception as error:  # Keras Tuner does not write its state atomically: a crash may tear it
+        logger.warning("   the record of the interrupted search is damaged (%r): it starts anew", error)
+        return Search(**options, overwrite=True)
 
 
 def _describe(trial: "keras_tuner.engine.trial.Trial") -> dict[str, Any]:

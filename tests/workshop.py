@@ -1,5 +1,6 @@
 """The command line as a user runs it, with every folder in a temporary place."""
 
+import csv
 import json
 import os
 import subprocess
@@ -11,7 +12,7 @@ from typing import Any
 from metal_defects.files import read_json, sha256_file
 from metal_defects.pipeline.stages import STAGES
 
-PROJECT = Path(__file__).resolve().parents[2]
+PROJECT = Path(__file__).resolve().parents[1]
 IMAGES_PER_CLASS = 14
 TIMEOUT = 900
 SMALL = (
@@ -83,6 +84,12 @@ class Workshop:
         finally:
             process.kill()
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file, by column."""
+    with path.open(newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
 
 
 def assert_success(answer: "subprocess.CompletedProcess[str]") -> None:

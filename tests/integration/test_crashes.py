@@ -1,0 +1,181 @@
+"""The process dies at any moment: the same command goes on, repeats no finished work and ends with the same result."""
+
+import json
+import random
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from workshop import Workshop, assert_complete, assert_one_sentence, assert_success, read_rows
+
+from metal_defects.pipeline.stages import STAGES
+
+pytestmark = pytest.mark.slow
+TRIALS = 4
+
+
+def kill_when(workshop: Workshop, moment: Callable[[], bool], delay: float = 0.0, *arguments: str) -> bool:
+    """Start a run and kill it `delay` seconds after `moment`; False where the run ended first."""
+    process = workshop.start("run", *arguments)
+    try:
+        while not moment():
+            if process.poll() is not None:
+                return False
+            time.sleep(0.005)
+        time.sleep(delay)
+        return process.poll() is None
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def trial_is(workshop: Workshop, number: int, status: str) -> bool:
+    for path in workshop.artifacts.glob(f".resume/07*/trials/trial_{number}/trial.json"):
+        try:
+            return json.loads(path.read_text())["status"] == status
+        except json.JSONDecodeError:
+            return False
+    return False
+
+
+def without_seconds(workshop: Workshop) -> list[dict[str, str]]:
+    rows = read_rows(workshop.stage("07") / "trials.csv")
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+
+
+def test_killed_in_every_stage(empty: Workshop) -> None:
+    delays = random.Random(1)
+    for stage in STAGES:
+        partial = empty.artifacts / f".partial-{stage.name}"
+        assert kill_when(empty, partial.exists, delays.uniform(0, 0.4)), f"{stage.name} was over too soon"
+        assert partial.exists()
+    assert_success(empty.run())
+    assert_complete(empty)
+    for stage in STAGES:
+        assert empty.log.count(f"{stage.name}  done in") == 1, "a finished stage must not run again"
+
+
+def test_killed_at_random_moments(empty: Workshop) -> None:
+    delays = random.Random(2)
+    kills = 0
+    while kills < 8 and kill_when(empty, lambda: True, delays.uniform(0.2, 10)):
+        kills += 1
+    assert kills >= 2
+    assert_success(empty.run())
+    assert_complete(empty)
+
+
+def test_killed_after_the_first_of_two_models(copied: Workshop) -> None:
+    workshop = copied.with_settings("training.from_scratch.epochs=1")
+    models = ("--models", "efficientnet_lite0,custom_cnn")
+
+    def second_has_begun() -> bool:
+        return any(workshop.artifacts.glob(".resume/06*/custom_cnn"))
+
+    assert kill_when(workshop, second_has_begun, 0.5, *models)
+    (first,) = workshop.artifacts.glob(".resume/06*/efficientnet_lite0/result.json")
+    before = first.read_text()
+    assert_success(workshop.run("run", "--only", "06", *models))
+    assert "EfficientNet-Lite0: kept from an interrupted run" in workshop.log
+    assert (workshop.stage("06") / "efficientnet_lite0" / "result.json").read_text() == before
+    board = workshop.read("06_model_training_evaluation/leaderboard.json")
+    assert {model["name"] for model in board["models"]} == {"efficientnet_lite0", "custom_cnn"}
+
+
+@pytest.fixture(scope="module")
+def tuned(finished: Workshop, tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    """A search of four trials that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("tuned")
+    shutil.copytree(finished.artifacts, folder / "artifacts")
+    workshop = replace(finished, folder=folder).with_settings(f"hyperparameter_tuning.max_trials={TRIALS}")
+    assert_success(workshop.run())
+    return workshop
+
+
+@pytest.fixture(scope="module")
+def killed(finished: Workshop, tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    """The same search, killed in its third trial; not to be changed."""
+    folder = tmp_path_factory.mktemp("killed")
+    shutil.copytree(finished.artifacts, folder / "artifacts")
+    workshop = replace(finished, folder=folder).with_settings(f"hyperparameter_tuning.max_trials={TRIALS}")
+    assert kill_when(workshop, lambda: trial_is(workshop, 2, "RUNNING"), 0.5)
+    assert trial_is(workshop, 1, "COMPLETED")
+    return workshop
+
+
+@pytest.fixture
+def revived(killed: Workshop, tmp_path: Path) -> Iterator[Workshop]:
+    shutil.copytree(killed.artifacts, tmp_path / "artifacts")
+    return replace(killed, folder=tmp_path)
+
+
+def test_search_goes_on_where_it_was_killed(revived: Workshop, tuned: Workshop) -> None:
+    (state,) = revived.artifacts.glob(".resume/07*/trials")
+    finished_trials = {number: (state / f"trial_{number}" / "trial.json").read_text() for number in (0, 1)}
+    assert_success(revived.run())
+    for number, before in finished_trials.items():
+        after = (revived.stage("07") / "trials" / f"trial_{number}" / "trial.json").read_text()
+        assert after == before, f"trial {number} was finished and must not be repeated"
+    assert without_seconds(revived) == without_seconds(tuned)
+    for name in ("predictions_test.csv", "predictions_valid.csv"):
+        assert (revived.stage("07") / name).read_bytes() == (tuned.stage("07") / name).read_bytes()
+    assert_complete(revived)
+
+
+def test_search_killed_after_its_last_trial_only_fits_the_winner(copied: Workshop, tuned: Workshop) -> None:
+    workshop = replace(tuned, folder=copied.folder)
+    assert kill_when(workshop, lambda: trial_is(workshop, TRIALS - 1, "COMPLETED"))
+    assert_success(workshop.run())
+    assert without_seconds(workshop) == without_seconds(tuned)
+    assert_complete(workshop)
+
+
+@pytest.mark.parametrize(
+    ("file", "damage"),
+    [
+        ("oracle.json", "torn"),
+        ("oracle.json", "gone"),
+        ("trial_2/trial.json", "empty"),
+        ("trial_2/trial.json", "gone"),
+        ("tuner0.json", "empty"),
+    ],
+)
+def test_search_whose_state_was_torn_by_the_crash(file: str, damage: str, revived: Workshop) -> None:
+    (path,) = revived.artifacts.glob(f".resume/07*/trials/{file}")
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_text(path.read_text()[:40] if damage == "torn" else "")
+    assert_success(revived.run())
+    rows = read_rows(revived.stage("07") / "trials.csv")
+    assert [(row["trial"], row["status"]) for row in rows] == [(str(number), "COMPLETED") for number in range(TRIALS)]
+    assert_complete(revived)
+
+
+def test_second_process_is_refused_and_does_the_first_no_harm(copied: Workshop) -> None:
+    first = copied.start("run", "--only", "02", "--force")
+    while first.poll() is None and not (copied.artifacts / ".partial-02_data_preprocessing").exists():
+        time.sleep(0.005)
+    assert_one_sentence(copied.run("run", "--force"), "Another run is using")
+    out, err = first.communicate()
+    assert first.returncode == 0, f"{out}\n{err}"
+    assert_complete(copied)
+
+
+@pytest.mark.parametrize("number", ["02", "06"])
+def test_interrupt_by_the_user_says_how_to_go_on(number: str, copied: Workshop) -> None:
+    process = copied.start("run", "--only", number, "--force")
+    partial = copied.artifacts / f".partial-{copied.stage(number).name}"
+    while process.poll() is None and not partial.exists():
+        time.sleep(0.005)
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 130, f"{out}\n{err}"
+    assert "Interrupted" in err
+    assert len(err.strip().splitlines()) == 1
+    assert_complete(copied)

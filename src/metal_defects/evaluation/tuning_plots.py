@@ -113,6 +113,8 @@ def _draw_parameter(axes: "Axes", name: str, trials: Sequence[Mapping[str, Any]]
         positions = values
         if _spans_decades(values):
             use_log_axis(axes, "x", values)
+        else:
+            axes.locator_params(axis="x", nbins=4)
     axes.scatter(positions, scores, s=18, color=BLUE, alpha=0.8)
     for position, trial in zip(positions, tried, strict=True):
         if trial is best:

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass, replace
@@ -75,6 +76,8 @@ class Workshop:
         environment = {key: value for key, value in os.environ.items() if not key.startswith("METAL_DEFECTS_")}
         environment["COLUMNS"] = "80"
         options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        # A shell lets what it starts in the background ignore interrupts; a user's terminal does not.
+        options["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
         return subprocess.Popen(self.command(name, *arguments, code=code), cwd=PROJECT, env=environment, **options)
 
     def run(self, name: str = "run", *arguments: str, code: str | None = None) -> "subprocess.CompletedProcess[str]":
@@ -115,7 +118,7 @@ def assert_complete(workshop: Workshop) -> None:
         for name, expected in record["outputs"].items():
             assert sha256_file(folder / name) == expected["sha256"], f"{stage.name}/{name}"
     leftovers = [path for pattern in (".partial-*", ".old-*") for path in workshop.artifacts.rglob(pattern)]
-    assert not leftovers
+    assert not leftovers, leftovers
     assert not list((workshop.artifacts / ".resume").iterdir())
     answer = workshop.run()
     assert_success(answer)

@@ -153,7 +153,7 @@ def main() -> None:
         _fail("Interrupted. Finished stages are kept; the same command goes on from there.", EXIT_INTERRUPTED)
     except OSError as error:
         advice = DISK_ERRORS.get(error.errno, f"{type(error).__name__}: {error.strerror or error}")
-        _fail(f"{advice}. Got {error.filename or error}.")
+        _fail(f"{advice}. Got {error.filename or str(error).splitlines()[0]}.")
     except Exception as error:
         first_line = str(error).splitlines()[0] if str(error) else ""
         _fail(f"Unexpected {type(error).__name__}: {first_line} (the full traceback is in the log file).")

@@ -181,4 +181,5 @@ def test_interrupt_by_the_user_says_how_to_go_on(number: str, copied: Workshop) 
     assert process.returncode == 130, f"{out}\n{err}"
     assert "Interrupted" in err
     assert len(err.strip().splitlines()) == 1
+    assert_success(copied.run())
     assert_complete(copied)

@@ -128,6 +128,8 @@ def run_stages(stages: Sequence[Stage], settings: Settings, force: bool = False)
             status = stage_status(stage, settings)
             if status.hit and not force:
                 logger.info("%s  up to date", stage.name)
+                # A forced run that was interrupted leaves one for a result that is there.
+                shutil.rmtree(_resume_folder(stage, stage_inputs(stage, settings), settings), ignore_errors=True)
             else:
                 cause = "forced" if status.hit else status.cause
                 logger.info("%s  running (%s)", stage.name, cause)
@@ -169,7 +171,7 @@ def _run_stage(stage: Stage, settings: Settings) -> float:
     artifacts = settings.config.paths.artifacts
     inputs = stage_inputs(stage, settings)
     partial = artifacts / f".partial-{stage.name}"
-    resume = artifacts / ".resume" / f"{stage.name}-{sha256_json(inputs)[:16]}"
+    resume = _resume_folder(stage, inputs, settings)
     partial.mkdir(parents=True)
     resume.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
@@ -186,6 +188,10 @@ def _run_stage(stage: Stage, settings: Settings) -> float:
     for folder in resume.parent.glob(f"{stage.name}-*"):
         shutil.rmtree(folder)
     return seconds
+
+
+def _resume_folder(stage: Stage, inputs: dict[str, Any], settings: Settings) -> Path:
+    return settings.config.paths.artifacts / ".resume" / f"{stage.name}-{sha256_json(inputs)[:16]}"
 
 
 def _write_lock(stage: Stage, folder: Path, inputs: dict[str, Any], seconds: float) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from box import ConfigBox
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from metal_defects.errors import ConfigError
 
@@ -106,10 +106,15 @@ class SplitSizes(_Frozen):
         return self.train < 1
 
 
+def _read_off(value: Any) -> Any:
+    """YAML reads a bare `off` as false."""
+    return "off" if value is False else value
+
+
 class DataIngestionParams(_Frozen):
     split: Literal["auto"] | SplitSizes
     valid_share_of_train: Annotated[float, Field(gt=0, lt=1)]
-    duplicates: Literal["near", "exact", "off"]
+    duplicates: Annotated[Literal["near", "exact", "off"], BeforeValidator(_read_off)]
     max_quarantined_share: Share
     synthetic_images_per_class: Annotated[int, Field(ge=4, le=10_000)]
 

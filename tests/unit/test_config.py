@@ -61,6 +61,11 @@ def test_hundreds_of_classes_and_auto() -> None:
     assert load_settings(PROJECT, ["classes=auto"], environment={}).data_schema.classes == "auto"
 
 
+def test_bare_off_is_understood() -> None:
+    settings = load_settings(PROJECT, ["data_ingestion.duplicates=off"], environment={})
+    assert settings.params.data_ingestion.duplicates == "off"
+
+
 def test_settings_are_frozen() -> None:
     settings = load_settings(PROJECT, environment={})
     with pytest.raises(ValueError, match="frozen"):

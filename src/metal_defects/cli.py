@@ -156,6 +156,9 @@ def main() -> None:
         _fail(f"{advice}. Got {error.filename or str(error).splitlines()[0]}.")
     except Exception as error:
         first_line = str(error).splitlines()[0] if str(error) else ""
+        # TensorFlow and Keras Tuner wrap the operating system's error in their own.
+        if os.strerror(errno.ENOSPC) in str(error):
+            _fail(f"{DISK_ERRORS[errno.ENOSPC]}. Got {type(error).__name__}.")
         _fail(f"Unexpected {type(error).__name__}: {first_line} (the full traceback is in the log file).")
 
 

@@ -277,3 +277,14 @@ def test_predictions_are_shown_whatever_the_names(capsys: pytest.CaptureFixture[
     text = re.sub(r"\s+", "", out)
     for part in ("x[/].png", "[b]A[/b]75.0,[/]25.0", "[red]y.png", "cut[off"):
         assert part in text
+
+
+def test_full_disk_in_a_library_is_told_as_one(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    def fail() -> None:
+        raise RuntimeError("{{function_node __wrapped__}} a.snapshot; No space left on device [Op:SaveDatasetV2]")
+
+    monkeypatch.setattr(cli, "app", fail)
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == 1
+    assert "The disk is full" in capsys.readouterr().err

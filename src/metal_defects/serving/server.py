@@ -22,6 +22,7 @@ from metal_defects.serving.predictor import Predictor
 from metal_defects.serving.telemetry import log_as_json
 
 ENV_KEY = "METAL_DEFECTS_API_KEY"
+BACKLOG = 1024
 
 
 def run_server(settings: Settings, bundle: Path | None = None, is_insecure: bool = False) -> None:
@@ -87,8 +88,14 @@ def open_listener(host: str, port: int) -> socket.socket:
         ConfigError: the address is taken or unknown.
     """
     try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(address, family=family, backlog=1024)
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, proto=socket.IPPROTO_TCP)[0]
+        # Not socket.create_server: it leaves the protocol open, asyncio then does not switch Nagle's algorithm off,
+        # and every answer waits 40 ms for an acknowledgement.
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+        return listener
     except OSError as error:
         raise ConfigError(
             f"Cannot listen on {host}, port {port}; choose others with --host and --port. "

@@ -12,7 +12,6 @@ from metal_defects.evaluation.metrics import classification_metrics, format_accu
 from metal_defects.files import read_json
 from metal_defects.models.training import predict_images
 from metal_defects.pipeline.stages import STAGES
-from metal_defects.prediction import Classifier
 
 HONESTY = (
     "The drawings were made by people who had looked at NEU images, so this is no test on something unseen. "
@@ -37,6 +36,8 @@ def main(
 
     Example: python benchmarks/synthetic_to_real.py --data ~/NEU-DET
     """
+    import keras
+
     machine = describe_machine()
     drawn = (
         "data.source=synthetic",
@@ -44,17 +45,19 @@ def main(
         f"seed={seed}",
     )
     with workspace(STAGES, *drawn, *use_model(model)) as ctx:
-        classifier = Classifier.load(ctx.artifacts / "07_hyperparameter_tuning")
-        training = read_json(ctx.artifacts / "07_hyperparameter_tuning" / "metrics.json")
+        tuned = ctx.artifacts / "07_hyperparameter_tuning"
+        drawn_classes = read_json(tuned / "tuned_model.json")["classes"]
+        classifier = keras.models.load_model(tuned / "tuned_model.h5", compile=False)
+        training = read_json(tuned / "metrics.json")
     with workspace(STAGES[:3], use_data(data)) as ctx:
         snapshots = ctx.artifacts / "03_dataset_loader"
         classes = read_json(snapshots / "class_labels.json")["classes"]
-        if tuple(classes) != classifier.classes:
+        if classes != drawn_classes:
             raise DataError(
-                f"--data must hold the classes of the synthetic set, {', '.join(classifier.classes)}. "
+                f"--data must hold the classes of the synthetic set, {', '.join(drawn_classes)}. "
                 f"Got {', '.join(classes)} instead."
             )
-        probabilities = [predict_images(classifier.model, load_snapshot(snapshots, split)) for split in SPLITS]
+        probabilities = [predict_images(classifier, load_snapshot(snapshots, split)) for split in SPLITS]
         labels = np.concatenate([load_labels(snapshots, split) for split in SPLITS])
     real = classification_metrics(labels, np.concatenate(probabilities), classes)
     table = make_table(

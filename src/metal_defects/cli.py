@@ -1,25 +1,30 @@
-"""The command line. TensorFlow is imported by the stages alone, so help and plans come at once."""
+"""The command line.
+
+TensorFlow is imported by the stages alone, so help and plans come at once; nothing of the pipeline is imported before
+a command needs it, so serving runs without the training requirements.
+"""
 
 import errno
-import json
 import os
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
-from metal_defects.config import Settings, load_settings
+from metal_defects.config import Settings, find_root, load_settings
 from metal_defects.errors import ConfigError, UserError
 from metal_defects.files import read_json
 from metal_defects.log import console, library_noise_to, logger, setup_logging
-from metal_defects.pipeline.runner import Stage, Status, plan, require_current, run_stages
-from metal_defects.pipeline.stages import STAGES
+from metal_defects.serving.predict_command import predict
+from metal_defects.serving.serve_command import serve
 
-ROOT = Path(os.environ.get("METAL_DEFECTS_ROOT", Path.cwd()))
+if TYPE_CHECKING:
+    from metal_defects.pipeline.runner import Stage, Status
+
 EXIT_ERROR, EXIT_INTERRUPTED = 1, 130
 DISK_ERRORS = {
     errno.ENOSPC: "The disk is full. Free some space",
@@ -83,8 +88,11 @@ def run(
 
       python main.py run --from 06 --set training.epochs=50
     """
+    from metal_defects.pipeline.runner import plan, require_current, run_stages
+    from metal_defects.pipeline.stages import STAGES
+
     settings = _settings(data, models, overrides)
-    stages = _choose(only, from_)
+    stages = _choose(STAGES, only, from_)
     if plan_only:
         _show_plan(plan(stages, settings, force))
         return
@@ -104,39 +112,14 @@ def show_plan(data: Data = None, models: Models = None, overrides: Overrides = N
 
       python main.py plan --set training.epochs=50
     """
+    from metal_defects.pipeline.runner import plan
+    from metal_defects.pipeline.stages import STAGES
+
     _show_plan(plan(STAGES, _settings(data, models, overrides)))
 
 
-@app.command()
-def predict(
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files, of any common format.")],
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per image and line.")] = False,
-    overrides: Overrides = None,
-) -> None:
-    """Classify images with the tuned model: label, confidence and the probability of every class.
-
-    Examples:
-
-      python main.py predict a.bmp b.jpg
-
-      python main.py predict --json images/*.png > answers.jsonl
-    """
-    from metal_defects.prediction import Classifier
-
-    settings = _settings(None, None, overrides)
-    log_file = _start_logging(settings)
-    with library_noise_to(log_file.with_name("libraries.log")):
-        classifier = Classifier.load(settings.config.paths.artifacts / "07_hyperparameter_tuning")
-        answers = [classifier.predict_file(path) for path in images]
-    if classifier.notice:
-        typer.echo(f"! {classifier.notice}", err=True)
-    if as_json:
-        for answer in answers:
-            typer.echo(json.dumps(answer))
-    else:
-        _show_predictions(answers)
-    if any("error" in answer for answer in answers):
-        raise typer.Exit(EXIT_ERROR)
+app.command()(predict)
+app.command()(serve)
 
 
 def main() -> None:
@@ -175,7 +158,7 @@ def _settings(data: Path | None, models: str | None, overrides: list[str] | None
         texts.append(f"data.path={data.expanduser().absolute()}")
     if models is not None:
         texts.append(f"model_builder.models=[{models}]")
-    return load_settings(ROOT, texts)
+    return load_settings(find_root(), texts)
 
 
 def _start_logging(settings: Settings) -> Path:
@@ -183,20 +166,20 @@ def _start_logging(settings: Settings) -> Path:
     return setup_logging(settings.config.paths.logs, options.level, options.max_bytes, options.backups)
 
 
-def _choose(only: str | None, from_: str | None) -> tuple[Stage, ...]:
+def _choose(all_stages: "tuple[Stage, ...]", only: str | None, from_: str | None) -> "tuple[Stage, ...]":
     if only and from_:
         raise ConfigError("Use --only or --from, not both.")
     number = only or from_
     if number is None:
-        return STAGES
-    numbers = [stage.number for stage in STAGES]
+        return all_stages
+    numbers = [stage.number for stage in all_stages]
     if number.zfill(2) not in numbers:
         raise ConfigError(f"There is no stage of this number to run; use one of {', '.join(numbers)}. Got '{number}'.")
     index = numbers.index(number.zfill(2))
-    return STAGES[index : index + 1] if only else STAGES[index:]
+    return all_stages[index : index + 1] if only else all_stages[index:]
 
 
-def _show_plan(statuses: list[Status]) -> None:
+def _show_plan(statuses: "list[Status]") -> None:
     table = Table(box=None, pad_edge=False)
     for title, style in (("stage", "bold"), ("", None), ("what it does, or why it runs", "dim"), ("last took", "dim")):
         table.add_column(title, style=style, overflow="fold")
@@ -208,7 +191,7 @@ def _show_plan(statuses: list[Status]) -> None:
     console.print(table)
 
 
-def _show_summary(settings: Settings, statuses: list[Status], seconds: float, log_file: Path) -> None:
+def _show_summary(settings: Settings, statuses: "list[Status]", seconds: float, log_file: Path) -> None:
     artifacts = settings.config.paths.artifacts
     rows = _result_rows(artifacts)
     if rows:
@@ -245,21 +228,6 @@ def _result_row(entry: dict[str, Any], title: str) -> tuple[str, ...]:
 def _short_accuracy(accuracy: dict[str, float]) -> str:
     value, low, high = (100 * accuracy[key] for key in ("value", "low", "high"))
     return f"{value:.1f} ({low:.1f}-{high:.1f})"
-
-
-def _show_predictions(answers: list[dict[str, Any]]) -> None:
-    table = Table(box=None, pad_edge=False)
-    for title in ("image", "label", "confidence", "all classes"):
-        table.add_column(title, overflow="fold")
-    for answer in answers:
-        if "error" in answer:
-            table.add_row(escape(answer["image"]), "[red]error[/]", "", escape(answer["error"]))
-            continue
-        ranked = sorted(answer["probabilities"].items(), key=lambda item: -item[1])
-        others = ", ".join(f"{name} {100 * share:.1f}" for name, share in ranked[:6])
-        confidence = f"{100 * answer['confidence']:.1f} %"
-        table.add_row(escape(answer["image"]), f"[bold]{escape(answer['label'])}[/]", confidence, escape(others))
-    console.print(table)
 
 
 def _read(path: Path) -> Any:

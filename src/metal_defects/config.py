@@ -72,12 +72,36 @@ class Logging(_Frozen):
     backups: Annotated[int, Field(ge=0, le=100)]
 
 
+class Serving(_Frozen):
+    """Where the REST API listens, and the bounds that it keeps."""
+
+    host: Annotated[str, Field(min_length=1)]
+    port: Annotated[int, Field(ge=0, le=65535, description="0 takes any free port")]
+    max_files: Count
+    max_file_bytes: Count
+    max_request_bytes: Count
+    max_pixels: Count
+    max_waiting_images: Count
+    max_waiting_bytes: Count
+    timeout_seconds: Positive
+    drain_seconds: Annotated[float, Field(ge=0)]
+
+    @model_validator(mode="after")
+    def _one_full_call_fits(self) -> "Serving":
+        if self.max_request_bytes > self.max_waiting_bytes:
+            raise ValueError("max_waiting_bytes must hold one call of max_request_bytes")
+        if self.max_files > self.max_waiting_images:
+            raise ValueError("max_waiting_images must hold one call of max_files")
+        return self
+
+
 class Config(_Frozen):
     """config/config.yaml."""
 
     paths: Paths
     data: DataSource
     logging: Logging
+    serving: Serving
 
 
 # --- params.yaml: how ------------------------------------------------------------------------
@@ -229,6 +253,11 @@ class HyperparameterTuningParams(_Frozen):
         return self
 
 
+class ModelExportParams(_Frozen):
+    int8: bool
+    calibration_images: Annotated[int, Field(ge=8, le=10_000)]
+
+
 class Params(_Frozen):
     """params.yaml."""
 
@@ -240,6 +269,7 @@ class Params(_Frozen):
     callbacks: CallbacksParams
     training: TrainingParams
     hyperparameter_tuning: HyperparameterTuningParams
+    model_export: ModelExportParams
 
 
 # --- schema.yaml: what -----------------------------------------------------------------------
@@ -291,6 +321,11 @@ class Settings(_Frozen):
 def normalise_name(name: str) -> str:
     """A class name without case, spaces, hyphens and underscores: how spellings are compared."""
     return "".join(character for character in name.casefold() if character not in " -_")
+
+
+def find_root() -> Path:
+    """The folder of main.py and the settings files: METAL_DEFECTS_ROOT, else the current one."""
+    return Path(os.environ.get("METAL_DEFECTS_ROOT", Path.cwd()))
 
 
 def load_settings(

@@ -19,7 +19,9 @@ console = Console()
 logger = logging.getLogger("metal_defects")
 
 
-def setup_logging(folder: Path, level: str, max_bytes: int, backups: int, verbose: bool = False) -> Path:
+def setup_logging(
+    folder: Path, level: str, max_bytes: int, backups: int, terminal: Console = console, verbose: bool = False
+) -> Path:
     """Send records to `folder`/metal_defects.log and short messages to the terminal.
 
     The file gets one line per event (tracebacks excepted) at `level`; the terminal gets INFO and up, without
@@ -30,7 +32,7 @@ def setup_logging(folder: Path, level: str, max_bytes: int, backups: int, verbos
     to_file = RotatingFileHandler(path, maxBytes=max_bytes, backupCount=backups, encoding="utf-8")
     to_file.setFormatter(_OneLine("%(asctime)s %(levelname)s %(process)d %(module)s %(message)s"))
     to_file.setLevel(level)
-    to_terminal = RichHandler(console=console, show_time=False, show_path=False, show_level=False, markup=False)
+    to_terminal = RichHandler(console=terminal, show_time=False, show_path=False, show_level=False, markup=False)
     to_terminal.setFormatter(_Short("%(message)s"))
     to_terminal.setLevel(logging.DEBUG if verbose else logging.INFO)
     to_terminal.addFilter(lambda record: not record.exc_info)

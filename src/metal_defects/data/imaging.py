@@ -39,8 +39,8 @@ class ImageError(DataError):
 
     Attributes:
         reason: "unreadable" (no such file, no permission), "empty", "too_large" (bytes), "not_an_image", "format",
-            "too_small", "too_many_pixels", "truncated" (or damaged), "mode" (an unknown colour model) or "values"
-            (grey levels that are negative, not finite or of more than 32 bits).
+            "too_small", "too_many_pixels", "truncated" (or damaged), "mode" (an unknown colour model), "values"
+            (grey levels that are negative, not finite or of more than 32 bits) or "array" (of another shape or type).
     """
 
     def __init__(self, reason: str, message: str) -> None:
@@ -65,12 +65,12 @@ class Preprocessor:
     resize: str
     limits: ImageSchema
 
-    def __call__(self, source: Path | bytes) -> np.ndarray:
-        """uint8 (image_size, image_size, 3) of an image file or its bytes; raises `ImageError`."""
+    def __call__(self, source: Path | bytes | Image.Image | np.ndarray) -> np.ndarray:
+        """uint8 (image_size, image_size, 3) of whatever `decode_image` takes; raises `ImageError`."""
         return resize_image(decode_image(source, self.limits), self.image_size, self.resize)
 
 
-def decode_image(source: Path | bytes, limits: ImageSchema) -> np.ndarray:
+def decode_image(source: Path | bytes | Image.Image | np.ndarray, limits: ImageSchema) -> np.ndarray:
     """Decode every pixel of the first frame, upright.
 
     Grey values of more than 8 bits are scaled by the smallest of 8, 10, 12, 14, 16 and 32 bits that holds the
@@ -78,7 +78,7 @@ def decode_image(source: Path | bytes, limits: ImageSchema) -> np.ndarray:
     takes place. Float images may range from 0 to 1 or as integers do. Transparent pixels show black.
 
     Args:
-        source: an image file, or its bytes.
+        source: an image file, its bytes, a Pillow image, or uint8 (H, W), (H, W, 1) or RGB (H, W, 3).
         limits: accepted formats, bytes and sides; the sides are checked before a pixel is decoded.
 
     Returns:
@@ -88,17 +88,13 @@ def decode_image(source: Path | bytes, limits: ImageSchema) -> np.ndarray:
         ImageError: with the reason.
     """
     name = source.name if isinstance(source, Path) else "The image"
-    data = _read_bytes(source, name, limits.max_bytes)
     _silence_pillow()
-    with _open(data, name) as image:
-        _check_header(image, name, limits)
-        try:
-            image.load()
-        except Exception as error:  # decoders of damaged bytes raise almost anything
-            raise _damaged(name, error) from error
-        turn = _UPRIGHT.get(_read_orientation(image, name))
-        upright = image if turn is None else image.transpose(turn)
-        return _convert_to_rgb(upright, name)
+    if isinstance(source, np.ndarray):
+        return _decode_opened(_wrap_array(source, name), name, limits)
+    if isinstance(source, Image.Image):
+        return _decode_opened(source, name, limits)
+    with _open(_read_bytes(source, name, limits.max_bytes), name) as image:
+        return _decode_opened(image, name, limits)
 
 
 def resize_image(image: np.ndarray, size: int, method: str) -> np.ndarray:
@@ -118,6 +114,28 @@ def resize_image(image: np.ndarray, size: int, method: str) -> np.ndarray:
     return np.array(Image.fromarray(image).resize((size, size), _FILTERS[method], reducing_gap=None))
 
 
+def _wrap_array(array: np.ndarray, name: str) -> Image.Image:
+    is_image = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3))
+    if array.dtype != np.uint8 or not is_image or array.size == 0:
+        raise ImageError(
+            "array",
+            f"{name}: an array must be uint8 (H, W), (H, W, 1) or RGB (H, W, 3). "
+            f"Got {array.dtype} {array.shape} instead.",
+        )
+    return Image.fromarray(array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array)
+
+
+def _decode_opened(image: Image.Image, name: str, limits: ImageSchema) -> np.ndarray:
+    _check_header(image, name, limits)
+    try:
+        image.load()
+    except Exception as error:  # decoders of damaged bytes raise almost anything
+        raise _damaged(name, error) from error
+    turn = _UPRIGHT.get(_read_orientation(image, name))
+    upright = image if turn is None else image.transpose(turn)
+    return _convert_to_rgb(upright, name)
+
+
 def _read_bytes(source: Path | bytes, name: str, max_bytes: int) -> bytes:
     try:
         size = source.stat().st_size if isinstance(source, Path) else len(source)
@@ -128,8 +146,9 @@ def _read_bytes(source: Path | bytes, name: str, max_bytes: int) -> bytes:
                 f"schema.yaml. Got {size} bytes instead.",
             )
         data = source.read_bytes() if isinstance(source, Path) else source
-    except OSError as error:
-        raise ImageError("unreadable", f"{name}: cannot read the file. Got '{error.strerror}' instead.") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        cause = getattr(error, "strerror", error)
+        raise ImageError("unreadable", f"{name}: cannot read the file. Got '{cause}' instead.") from error
     if not data:
         raise ImageError("empty", f"{name}: the file has no content; copy it again. Got 0 bytes.")
     return data
@@ -171,7 +190,7 @@ def _damaged(name: str, error: Exception) -> ImageError:
 def _check_header(image: Image.Image, name: str, limits: ImageSchema) -> None:
     found = _SAME_DECODER.get(image.format, image.format)
     accepted = [accepted.upper() for accepted in limits.formats]
-    if found not in accepted:
+    if found is not None and found not in accepted:  # None: made in memory
         raise ImageError(
             "format",
             f"{name}: the format must be one of {', '.join(accepted)}; convert the file or extend image.formats in "

@@ -12,6 +12,7 @@ SNAPSHOTS = "03_dataset_loader/snapshots.json"
 LABELS = "03_dataset_loader/class_labels.json"
 MODELS = "04_model_builder/models.json"
 BEST = "06_model_training_evaluation/best_base_model.json"
+TUNED = tuple(f"07_hyperparameter_tuning/{name}" for name in ("tuned_model.h5", "tuned_model.json", "metrics.json"))
 
 STAGES = (
     Stage(
@@ -62,5 +63,13 @@ STAGES = (
         params=("params.seed", "params.callbacks", "params.training", "params.hyperparameter_tuning"),
         reads=(IMAGES, SNAPSHOTS, LABELS, MODELS, BEST),
         writes=("tuned_model.h5", "tuned_model.keras", "tuned_model.json", "metrics.json", "trials.csv"),
+    ),
+    Stage(
+        name="09_model_export",
+        component="metal_defects.components.c09_model_export",
+        summary="ONNX graphs for serving, checked image by image",
+        params=("params.model_export",),
+        reads=(MANIFEST, SNAPSHOTS, LABELS, *TUNED),
+        writes=("bundle/model.onnx", "bundle/bundle.json", "parity.csv"),
     ),
 )

@@ -1,0 +1,41 @@
+"""The frame of the app: page settings, style, the model, navigation."""
+
+import streamlit as st
+
+from metal_defects.errors import UserError
+from metal_defects.log import logger
+from metal_defects.serving.app import markup
+from metal_defects.serving.app.inspect_page import show_inspect_page
+from metal_defects.serving.app.model import get_predictor
+from metal_defects.serving.app.model_page import show_model_page
+
+
+def show_app() -> None:
+    """Draw the app once; Streamlit calls this at every click."""
+    st.set_page_config(page_title="Metal defects", page_icon=":material/texture:", layout="wide")
+    st.html(markup.STYLE)
+    try:
+        predictor = get_predictor()
+    except UserError as error:
+        logger.error("The app has no model: %s", error)
+        st.title("Metal defects")
+        st.error(f"**There is no model to answer.** {_as_text(str(error))}", icon=":material/error:")
+        return
+    pages = [
+        st.Page(
+            lambda: show_inspect_page(predictor), title="Inspect", icon=":material/search:", url_path="inspect",
+            default=True,
+        ),
+        st.Page(
+            lambda: show_model_page(predictor.bundle), title="Model", icon=":material/description:", url_path="model"
+        ),
+    ]  # fmt: skip
+    page = st.navigation(pages, position="top")
+    if predictor.bundle.notice:
+        st.warning(f"**Not for decisions.** {_as_text(predictor.bundle.notice)}", icon=":material/warning:")
+    page.run()
+
+
+def _as_text(sentence: str) -> str:
+    """Keep Markdown from reading underscores and brackets of paths and names."""
+    return "".join("\\" + letter if letter in r"\`*_{}[]<>#$|~:" else letter for letter in sentence)

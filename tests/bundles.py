@@ -1,0 +1,92 @@
+"""A tiny bundle that any test can serve: it names the colour that an image has most of."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+COLOURS = ("Red", "Green", "Blue")
+SIDE = 64
+LIMITS = {"formats": ["BMP", "JPEG", "PNG", "TIFF"], "min_side": 16, "max_side": 512, "max_bytes": 1_000_000}
+CERTAIN = {"value": 1.0, "low": 0.9, "high": 1.0, "n": 36}
+
+
+def make_graph(side: int = SIDE, classes: int = len(COLOURS), sharpness: float = 0.05) -> bytes:
+    """ONNX: pixels uint8 [N, side, side, 3] to the softmax of the channels' means."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    weights = sharpness * np.eye(3, classes, dtype=np.float32)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Cast", ["pixels"], ["float"], to=TensorProto.FLOAT),
+            helper.make_node("ReduceMean", ["float", "axes"], ["means"], keepdims=0),
+            helper.make_node("MatMul", ["means", "weights"], ["logits"]),
+            helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1),
+            # What later graphs add must not disturb.
+            helper.make_node("ReduceMax", ["logits"], ["distance"], keepdims=0),
+        ],
+        "colours",
+        [helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["N", side, side, 3])],
+        [
+            helper.make_tensor_value_info("distance", TensorProto.FLOAT, []),
+            helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["N", classes]),
+        ],
+        [numpy_helper.from_array(np.array([1, 2]), "axes"), numpy_helper.from_array(weights, "weights")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    return model.SerializeToString()
+
+
+def write_bundle(folder: Path, **changes: Any) -> Path:
+    """Write a bundle with the variants float32 and int8; `changes` replace fields of bundle.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    variants = {}
+    for name, file, sharpness in (("float32", "model.onnx", 0.05), ("int8", "model.int8.onnx", 0.04)):
+        graph = make_graph(sharpness=sharpness)
+        (folder / file).write_bytes(graph)
+        variants[name] = {
+            "file": file,
+            "sha256": hashlib.sha256(graph).hexdigest(),
+            "bytes": len(graph),
+            "valid_accuracy": CERTAIN,
+            "test_accuracy": CERTAIN,
+            "milliseconds_per_image": 1.0,
+            "parity": {"images": 72, "labels_equal": 72, "max_difference": 1e-6, "tolerance": 1e-4, "ok": True},
+            "fault": None,
+        }
+    card = {
+        "format": 1,
+        "name": "Colours",
+        "created": "2026-01-01T00:00:00+00:00",
+        "code_version": "0",
+        "classes": list(COLOURS),
+        "input": {"image_size": SIDE, "resize": "bilinear", "limits": LIMITS},
+        "default": "float32",
+        "variants": variants,
+        "thresholds": {},
+        "verdict_rules": None,
+        "data": {"kind": "path", "notice": None},
+        "provenance": {
+            "model": "Colours", "weights": "none", "hyperparameters": {}, "manifest_sha256": "0" * 64,
+            "keras_sha256": "0" * 64, "versions": {},
+        },
+        "metrics": {},
+    }  # fmt: skip
+    (folder / "bundle.json").write_text(json.dumps(card | changes), encoding="utf-8")
+    return folder
+
+
+def paint(colour: str, side: int = 80, seed: int = 0) -> np.ndarray:
+    """A noisy image, uint8 (side, side, 3), that the tiny bundle gives the name `colour`."""
+    noise = np.random.default_rng(seed).integers(0, 120, (side, side, 3), dtype=np.uint8)
+    noise[..., COLOURS.index(colour)] += 100
+    return noise
+
+
+def save(path: Path, pixels: np.ndarray) -> Path:
+    """Write an image without loss."""
+    Image.fromarray(pixels).save(path)
+    return path

@@ -1,0 +1,189 @@
+"""Stage 09 on a small network that was really trained: what is served answers as Keras does."""
+
+import csv
+import hashlib
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from metal_defects.components import c09_model_export
+from metal_defects.config import Settings
+from metal_defects.data.snapshots import SPLITS
+from metal_defects.evaluation.metrics import classification_metrics
+from metal_defects.files import sha256_file, write_json
+from metal_defects.models.backbones import BACKBONES
+from metal_defects.models.custom_cnn import build_custom_cnn
+from metal_defects.models.networks import assemble, build_backbone, build_feature_model, build_head
+from metal_defects.models.onnx_graphs import export_float32
+from metal_defects.pipeline.runner import StageContext
+from metal_defects.serving.bundle import load_bundle
+from metal_defects.serving.predictor import Prediction, Predictor, open_graph
+
+pytestmark = pytest.mark.slow
+SIDE = 64
+CLASSES = ["Stripes", "Bars", "Noise"]
+COUNTS = {"train": 20, "valid": 6, "test": 6}
+LIMITS = {"formats": ["PNG"], "min_side": 16, "max_side": 512, "max_bytes": 1_000_000}
+
+
+def draw(label: int, rng: np.random.Generator) -> np.ndarray:
+    """uint8 (SIDE, SIDE, 3): horizontal waves, vertical waves, or neither."""
+    wave = 60 * np.sin(np.arange(SIDE) * rng.uniform(0.6, 1.2))
+    pattern = (wave[:, None], wave[None, :], np.zeros((1, 1)))[label]
+    grey = 128 + pattern + rng.normal(0, 25, (SIDE, SIDE))
+    return np.repeat(np.clip(grey, 0, 255).astype(np.uint8)[..., None], 3, axis=2)
+
+
+@pytest.fixture(scope="module")
+def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What stages 01, 03 and 07 leave, of a custom CNN that was trained for some seconds."""
+    import keras
+    import tensorflow as tf
+
+    folder = tmp_path_factory.mktemp("artifacts")
+    rng = np.random.default_rng(0)
+    keras.utils.set_random_seed(0)
+    data = {}
+    for split in SPLITS:
+        labels = np.repeat(np.arange(len(CLASSES), dtype=np.int32), COUNTS[split])
+        images = np.stack([draw(label, rng) for label in labels])
+        data[split] = images, labels
+        tf.data.Dataset.from_tensor_slices(data[split]).save(str(folder / "03_dataset_loader" / f"{split}_ds"))
+    write_json(folder / "03_dataset_loader" / "class_labels.json", {"classes": CLASSES, "image_size": SIDE})
+    snapshots = {split: {"labels": labels.tolist()} for split, (_, labels) in data.items()}
+    write_json(folder / "03_dataset_loader" / "snapshots.json", snapshots)
+    (folder / "01_data_ingestion").mkdir()
+    (folder / "01_data_ingestion" / "manifest.csv").write_text("path\n")
+
+    model = build_custom_cnn(SIDE, len(CLASSES), filters=8, depth=3, dropout=0.0, l2=0.0)
+    model.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy")
+    model.fit(*data["train"], epochs=15, batch_size=20, verbose=0)
+    tuned = folder / "07_hyperparameter_tuning"
+    tuned.mkdir()
+    model.save(tuned / "tuned_model.h5", include_optimizer=False)
+    card = {
+        "data": {"kind": "synthetic", "notice": "Drawn."}, "model": "Custom CNN", "weights": "none",
+        "classes": CLASSES, "image_size": SIDE, "resize": "bilinear", "limits": LIMITS, "hyperparameters": {},
+        "sha256": sha256_file(tuned / "tuned_model.h5"),
+    }  # fmt: skip
+    write_json(tuned / "tuned_model.json", card)
+    metrics = {
+        split: classification_metrics(data[split][1], model.predict(data[split][0], verbose=0), CLASSES)
+        for split in ("valid", "test")
+    }
+    write_json(tuned / "metrics.json", metrics)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported(artifacts: Path) -> Path:
+    """Folder of stage 09."""
+    from metal_defects.config import load_settings
+
+    project = Path(__file__).resolve().parents[2]
+    settings = load_settings(project, ["model_export.calibration_images=40"], environment={})
+    out = artifacts / "09_model_export"
+    out.mkdir()
+    c09_model_export.run(StageContext(settings=settings, out=out, artifacts=artifacts, resume=artifacts / "resume"))
+    return out
+
+
+def test_float32_answers_as_keras_on_every_image(exported: Path) -> None:
+    parity = load_bundle(exported / "bundle").card["variants"]["float32"]["parity"]
+    assert parity["ok"] and parity["images"] == parity["labels_equal"] == 3 * (COUNTS["valid"] + COUNTS["test"])
+    assert 0 <= parity["max_difference"] <= 1e-4
+
+
+def test_bundle_says_what_it_is(exported: Path, artifacts: Path) -> None:
+    bundle = load_bundle(exported / "bundle")
+    assert bundle.classes == tuple(CLASSES) and bundle.notice == "Drawn."
+    assert bundle.card["provenance"]["manifest_sha256"] == sha256_file(artifacts / "01_data_ingestion/manifest.csv")
+    accuracy = bundle.card["variants"]["float32"]["test_accuracy"]
+    assert accuracy["value"] == bundle.card["metrics"]["test"]["accuracy"]["value"] > 0.9
+    assert accuracy["low"] < accuracy["value"] and accuracy["n"] == 3 * COUNTS["test"]
+
+
+def test_parity_table_has_a_row_per_variant(exported: Path) -> None:
+    with (exported / "parity.csv").open(newline="") as stream:
+        rows = {row["variant"]: row for row in csv.DictReader(stream)}
+    assert list(rows) == ["keras", "float32", "int8"]
+    default = load_bundle(exported / "bundle").card["default"]
+    assert [name for name, row in rows.items() if row["is_default"] == "True"] == [default]
+    assert int(rows["int8"]["bytes"]) < int(rows["float32"]["bytes"])
+    assert (exported / "variants.png").stat().st_size > 5000
+
+
+def test_int8_keeps_the_labels(exported: Path) -> None:
+    parity = load_bundle(exported / "bundle").card["variants"]["int8"]["parity"]
+    assert parity["labels_equal"] >= parity["images"] - 1
+
+
+def test_runtimes_agree_on_files(exported: Path) -> None:
+    rng = np.random.default_rng(1)
+    images = [draw(n % 3, rng) for n in range(12)]
+    onnx, keras = (
+        list(Predictor.load(exported / "bundle", variant="float32", runtime=runtime).predict_many(images, 5))
+        for runtime in ("onnx", "keras")
+    )
+    for one, other in zip(onnx, keras, strict=True):
+        assert isinstance(one, Prediction) and one.label == other.label
+        assert list(one.probabilities.values()) == pytest.approx(list(other.probabilities.values()), abs=1e-4)
+
+
+def test_same_model_gives_the_same_bytes_in_any_process(artifacts: Path, exported: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys, keras; from pathlib import Path; from metal_defects.models.onnx_graphs import export_float32;"
+        "keras.Sequential([keras.layers.Dense(1) for _ in range(3)]);"
+        "export_float32(keras.models.load_model(sys.argv[1], compile=False), Path(sys.argv[2]))"
+    )
+    target = tmp_path / "again.onnx"
+    model = artifacts / "07_hyperparameter_tuning" / "tuned_model.h5"
+    subprocess.run([sys.executable, "-c", code, str(model), str(target)], check=True, env=_environment())
+    data = target.read_bytes()
+    assert hashlib.sha256(data).hexdigest() == sha256_file(exported / "bundle" / "model.onnx")
+    assert not any(text in data for text in (b"/tmp", b".py", b"site-packages", str(artifacts).encode()))
+
+
+def test_graph_that_differs_is_refused(
+    artifacts: Path, tmp_path: Path, make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoil(model: object, target: Path) -> None:
+        model.layers[-1].set_weights([-weights for weights in model.layers[-1].get_weights()])
+        export_float32(model, target)
+        model.layers[-1].set_weights([-weights for weights in model.layers[-1].get_weights()])
+
+    monkeypatch.setattr(c09_model_export, "export_float32", spoil)
+    ctx = StageContext(make_settings("model_export.int8=false"), tmp_path / "out", artifacts, tmp_path)
+    ctx.out.mkdir()
+    with pytest.raises(RuntimeError, match="does not answer as tuned_model"):
+        c09_model_export.run(ctx)
+
+
+@pytest.mark.parametrize("name", [name for name in BACKBONES if name not in ("vgg16", "resnet50")])
+def test_networks_with_random_weights_are_exported(name: str, tmp_path: Path) -> None:
+    backbone = BACKBONES[name]
+    network = build_backbone(backbone, SIDE, seed=1, weights_file=None)
+    features = build_feature_model(backbone, network, backbone.default_taps)
+    width = features.output_shape[-1]
+    pixels = np.random.default_rng(0).integers(0, 256, (4, SIDE, SIDE, 3), dtype=np.uint8)
+    columns = np.asarray(features(pixels))
+    head = build_head(columns.mean(axis=0), columns.var(axis=0) + 1e-3, 5, hidden_units=8, dropout=0.1, l2=0.0)
+    assert head.input_shape[-1] == width
+    model = assemble(features, head, name)
+    export_float32(model, tmp_path / "model.onnx")
+    infer = open_graph(tmp_path / "model.onnx")
+    expected = np.asarray(model(pixels, training=False))
+    for batch in (1, 4):
+        assert np.allclose(infer(pixels[:batch])["probabilities"], expected[:batch], atol=1e-4)
+
+
+def _environment() -> dict[str, str]:
+    import os
+
+    import metal_defects
+
+    return os.environ | {"PYTHONPATH": str(Path(metal_defects.__file__).parents[1]), "TF_CPP_MIN_LOG_LEVEL": "3"}

@@ -21,11 +21,15 @@ def test_probabilities_of_any_shape(classes: int, filters: int, depth: int) -> N
 
 
 def test_lighting_and_contrast_do_not_matter() -> None:
-    model = build_custom_cnn(64, 6, dropout=0.2, l2=1e-4)
+    import keras
+
     dark = make_images(2) // 4
     bright = dark * 3 + 40
-    expected = model(dark, training=False).numpy()
-    np.testing.assert_allclose(model(bright, training=False).numpy(), expected, atol=2e-3)
+    for seed in range(3):
+        keras.utils.set_random_seed(seed)
+        model = build_custom_cnn(64, 6, dropout=0.2, l2=1e-4)
+        expected = model(dark, training=False).numpy()
+        np.testing.assert_allclose(model(bright, training=False).numpy(), expected, atol=2e-4)
 
 
 def test_h5_file_opens_in_plain_keras(tmp_path: Path) -> None:

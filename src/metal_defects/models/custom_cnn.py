@@ -38,7 +38,8 @@ def build_custom_cnn(
     x = layers.Rescaling(1 / 127.5, offset=-1, name="scaling")(pixels)
     mean_of_channels = keras.initializers.Constant(1 / 3)
     x = layers.Conv2D(1, 1, use_bias=False, kernel_initializer=mean_of_channels, trainable=False, name="grey")(x)
-    x = layers.GroupNormalization(groups=1, center=False, scale=False, name="standardise")(x)
+    # A dark image's variance is of the size of Keras' default epsilon, which would leave it darker than the others.
+    x = layers.GroupNormalization(groups=1, epsilon=1e-5, center=False, scale=False, name="standardise")(x)
     moments = []
     for block in range(depth):
         name = f"block{block + 1}"

@@ -26,11 +26,12 @@ class ApiServer:
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
         self.lines: list[str] = []
-        first = process.stdout.readline()
-        if not first:
-            raise RuntimeError(process.stderr.read())
-        self.lines.append(first)
-        self.address: str = json.loads(first)["address"]
+        while not self.lines or "address" not in json.loads(self.lines[-1]):
+            line = process.stdout.readline()
+            if not line:
+                raise RuntimeError(process.stderr.read())
+            self.lines.append(line)
+        self.address: str = json.loads(self.lines[-1])["address"]
         self.port = int(self.address.rsplit(":", 1)[1])
         self._reader = threading.Thread(target=lambda: self.lines.extend(process.stdout), daemon=True)
         self._reader.start()

@@ -25,16 +25,19 @@ def make_graph(side: int = SIDE, classes: int = len(COLOURS), sharpness: float =
             helper.make_node("ReduceMean", ["float", "axes"], ["means"], keepdims=0),
             helper.make_node("MatMul", ["means", "weights"], ["logits"]),
             helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1),
-            # What later graphs add must not disturb.
-            helper.make_node("ReduceMax", ["logits"], ["distance"], keepdims=0),
+            helper.make_node("ReduceMax", ["logits", "last"], ["distance"], keepdims=0),
         ],
         "colours",
         [helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["N", side, side, 3])],
         [
-            helper.make_tensor_value_info("distance", TensorProto.FLOAT, []),
+            helper.make_tensor_value_info("distance", TensorProto.FLOAT, ["N"]),
             helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["N", classes]),
         ],
-        [numpy_helper.from_array(np.array([1, 2]), "axes"), numpy_helper.from_array(weights, "weights")],
+        [
+            numpy_helper.from_array(np.array([1, 2]), "axes"),
+            numpy_helper.from_array(np.array([1]), "last"),
+            numpy_helper.from_array(weights, "weights"),
+        ],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     return model.SerializeToString()

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from metal_defects.config import Settings, find_root, load_settings
 from metal_defects.errors import ConfigError, UserError
+from metal_defects.evaluation.evaluate_command import evaluate
 from metal_defects.files import read_json
 from metal_defects.log import console, library_noise_to, logger, setup_logging
 from metal_defects.serving.predict_command import predict
@@ -119,6 +120,7 @@ def show_plan(data: Data = None, models: Models = None, overrides: Overrides = N
 
 
 app.command()(predict)
+app.command()(evaluate)
 app.command()(serve)
 
 

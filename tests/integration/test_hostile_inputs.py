@@ -10,8 +10,10 @@ import schemathesis
 from api_server import ApiServer, run_api
 from bundles import LIMITS, SIDE, write_bundle
 from hostile import CODES, Hostile, corpus, encode, mutants, picture
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from hypothesis.errors import Unsatisfiable
+from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
@@ -120,21 +122,44 @@ schemathesis.openapi.media_type("image/*", st.sampled_from(GOOD) | st.binary(max
 schemathesis.openapi.media_type("application/octet-stream", st.sampled_from(GOOD) | st.binary(max_size=300))
 
 
-@pytest.fixture
+OPERATIONS = [
+    ("POST", "/v1/predict", 60), ("POST", "/v1/heatmap", 40), ("GET", "/v1/model", 8), ("GET", "/healthz", 8),
+    ("GET", "/readyz", 8), ("GET", "/metrics", 8),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
 def description(server: ApiServer) -> Any:
-    schema = schemathesis.openapi.from_url(f"{server.address}/openapi.json", headers=KEY)
-    schema.config.update(headers=KEY)
-    return schema
+    return schemathesis.openapi.from_url(f"{server.address}/openapi.json", headers=KEY)
 
 
-schema = schemathesis.pytest.from_fixture("description")
+def test_every_operation_of_the_description_is_tried(description: Any) -> None:
+    described = {(result.ok().method.upper(), result.ok().path) for result in description.get_all_operations()}
+    assert described == {(method, path) for method, path, _ in OPERATIONS}
 
 
-@schema.parametrize()
-@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-def test_what_the_description_allows_and_forbids(case: schemathesis.Case) -> None:
+@pytest.mark.parametrize("mode", list(GenerationMode))
+@pytest.mark.parametrize(("method", "path", "examples"), OPERATIONS)
+def test_what_the_description_allows_and_forbids(
+    description: Any, method: str, path: str, examples: int, mode: GenerationMode
+) -> None:
     checks = [
         not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance,
         unsupported_method,
     ]  # fmt: skip
-    case.call_and_validate(checks=checks, headers=KEY)
+    tried: Counter[int] = Counter()
+
+    @settings(max_examples=examples, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @given(case=description[path][method].as_strategy(mode))
+    def call(case: schemathesis.Case) -> None:
+        response = case.call(headers=KEY)
+        tried[response.status_code] += 1
+        case.validate_response(response, checks=checks, headers=KEY)
+
+    try:
+        call()
+    except Unsatisfiable:
+        assert (method, mode) == ("GET", GenerationMode.NEGATIVE), "only what takes nothing cannot be called wrongly"
+        return
+    if (path, mode) == ("/v1/predict", GenerationMode.POSITIVE):
+        assert tried[200] > 5, tried

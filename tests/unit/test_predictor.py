@@ -17,7 +17,8 @@ from PIL import Image
 import metal_defects
 from metal_defects.data.imaging import ImageError
 from metal_defects.serving.bundle import BundleError
-from metal_defects.serving.predictor import BATCHES_AHEAD, Failure, Prediction, Predictor
+from metal_defects.serving.cores import count_cores
+from metal_defects.serving.predictor import WAITING_PER_CORE, Failure, Prediction, Predictor
 
 
 @pytest.fixture(scope="module")
@@ -100,15 +101,10 @@ def test_reasons(predictor: Predictor, source: object, code: str) -> None:
 
 
 @settings(max_examples=25, deadline=None)
-@given(
-    order=st.lists(st.sampled_from([*COLOURS, "bad"]), max_size=40),
-    batch_size=st.integers(min_value=1, max_value=9),
-)
-def test_order_is_kept_and_failures_stand_beside_answers(
-    predictor: Predictor, order: list[str], batch_size: int
-) -> None:
+@given(order=st.lists(st.sampled_from([*COLOURS, "bad"]), max_size=40))
+def test_order_is_kept_and_failures_stand_beside_answers(predictor: Predictor, order: list[str]) -> None:
     sources = ((f"{n}", b"?" if kind == "bad" else paint(kind, seed=n)) for n, kind in enumerate(order))
-    answers = list(predictor.predict_many(sources, batch_size))
+    answers = list(predictor.predict_many(sources))
     assert [answer.name for answer in answers] == [str(n) for n in range(len(order))]
     found = [answer.label if isinstance(answer, Prediction) else "bad" for answer in answers]
     assert found == order
@@ -132,11 +128,11 @@ def test_sources_are_taken_only_as_far_as_needed(predictor: Predictor) -> None:
             yield f"{n}", paint("Red", seed=n)
             n += 1
 
-    answers = predictor.predict_many(endless(), batch_size=4)
+    answers = predictor.predict_many(endless())
     for _ in range(9):
         next(answers)
     answers.close()
-    assert len(taken) <= 12 + 4 * BATCHES_AHEAD
+    assert len(taken) <= 9 + WAITING_PER_CORE * count_cores()
 
 
 def test_threads_do_not_disturb_each_other(predictor: Predictor) -> None:
@@ -155,6 +151,7 @@ def test_threads_do_not_disturb_each_other(predictor: Predictor) -> None:
 
 def test_json_has_always_the_same_keys(predictor: Predictor) -> None:
     keys = ["name", "label", "confidence", "probabilities", "milliseconds", "verdict", "reason", "distance"]
+    keys += ["prediction_set", "boxes"]
     assert list(predictor.predict(paint("Red")).to_dict()) == keys
     failure = Failure("a.png", "empty", "Nothing.")
     assert failure.to_dict() == {"name": "a.png", "error": {"code": "empty", "message": "Nothing."}}

@@ -1,9 +1,9 @@
 """The REST API: routes, and what they answer."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
@@ -13,13 +13,22 @@ from starlette.exceptions import HTTPException
 
 from metal_defects import __version__
 from metal_defects.config import Serving
-from metal_defects.serving.api_models import PREDICT_BODY, REFUSALS, Answer, Health, Limits, ModelCard
+from metal_defects.serving.api_models import (
+    HEATMAP_ANSWERS,
+    HEATMAP_BODY,
+    PREDICT_BODY,
+    REFUSALS,
+    Answer,
+    Health,
+    Limits,
+    ModelCard,
+)
 from metal_defects.serving.call_errors import CallError, refuse_all
 from metal_defects.serving.edge import Edge, respond
 from metal_defects.serving.predictor import Failure, Prediction
 from metal_defects.serving.telemetry import Metrics
 from metal_defects.serving.uploads import Upload, read_uploads
-from metal_defects.serving.workers import Classifier, Memory, Workers
+from metal_defects.serving.workers import Classifier, Memory, Overlay, Workers
 
 DESCRIPTION = """\
 Classifies images of metal surfaces. Send files to `/v1/predict`:
@@ -27,9 +36,13 @@ Classifies images of metal surfaces. Send files to `/v1/predict`:
     curl -F files=@a.png -F files=@b.jpg http://127.0.0.1:8000/v1/predict
     curl --data-binary @a.png -H "Content-Type: image/png" http://127.0.0.1:8000/v1/predict
 
+`/v1/heatmap` takes one image in the same two ways and shows where the model looked.
+
 Where the server has an API key, every call but the health checks must show it in the header `X-API-Key` or as
 `Authorization: Bearer`. Every error has a stable `code` and a sentence for people.
 """
+Result = TypeVar("Result")
+Work = Callable[[Sequence[Upload]], Awaitable[list[Result | Failure]]]
 _REASONS = {404: "not_found", 405: "method_not_allowed"}
 
 
@@ -55,17 +68,32 @@ class Service:
         Raises:
             CallError: no file could be read or classified.
         """
+        return await self._answer(request, self.limits, self.workers.answer)
+
+    async def paint(self, request: Request) -> bytes:
+        """Read the one image of a call: a PNG file of it with the heat map over it.
+
+        Raises:
+            CallError: the image could not be read or classified, or the model has no heat map.
+        """
+        one = self.limits.model_copy(update={"max_files": 1})
+        overlay = (await self._answer(request, one, self.workers.paint))[0]
+        if overlay.png is None:
+            raise CallError(409, "no_heat_map", "The model that is being served cannot say where it looked.")
+        return overlay.png
+
+    async def _answer(self, request: Request, limits: Serving, work: Work[Result]) -> list[Result | Failure]:
         uploads: Sequence[Upload | Failure] | None = None
         try:
-            async with asyncio.timeout(self.limits.timeout_seconds):
+            async with asyncio.timeout(limits.timeout_seconds):
                 with self.memory.lease() as lease:
-                    uploads = await read_uploads(request.headers, request.stream(), self.limits, lease.take)
-                    answered = iter(await self.workers.answer([item for item in uploads if isinstance(item, Upload)]))
+                    uploads = await read_uploads(request.headers, request.stream(), limits, lease.take)
+                    answered = iter(await work([item for item in uploads if isinstance(item, Upload)]))
         except TimeoutError as error:
             if uploads is None:
-                message = f"The body must arrive within {self.limits.timeout_seconds:g} seconds. It did not."
+                message = f"The body must arrive within {limits.timeout_seconds:g} seconds. It did not."
                 raise CallError(408, "too_slow", message) from error
-            message = f"No answer within {self.limits.timeout_seconds:g} seconds; send fewer files or try again."
+            message = f"No answer within {limits.timeout_seconds:g} seconds; send fewer files or try again."
             raise CallError(503, "deadline", message, retry_after=1) from error
         results = [next(answered) if isinstance(item, Upload) else item for item in uploads]
         self._count(results)
@@ -75,13 +103,14 @@ class Service:
             raise refuse_all(failures)
         return results
 
-    def _count(self, results: Sequence[Prediction | Failure]) -> None:
+    def _count(self, results: Sequence[Prediction | Overlay | Failure]) -> None:
         for result in results:
-            if isinstance(result, Prediction):
-                self.metrics.images.labels("label", result.label).inc()
-                self.metrics.image_seconds.observe(result.milliseconds / 1000)
-            else:
+            if isinstance(result, Failure):
                 self.metrics.images.labels("error", result.code).inc()
+                continue
+            prediction = result.prediction if isinstance(result, Overlay) else result
+            self.metrics.images.labels("label", prediction.label).inc()
+            self.metrics.image_seconds.observe(prediction.milliseconds / 1000)
 
 
 def create_app(classifier: Classifier, limits: Serving, threads: int = 1, api_key: str | None = None) -> FastAPI:
@@ -140,6 +169,17 @@ def _add_routes(app: FastAPI, service: Service) -> None:
             "results": [result.to_dict() for result in results],
         }
         return JSONResponse(body)
+
+    @app.post(
+        "/v1/heatmap",
+        summary="Show where the model looked",
+        response_class=Response,
+        responses=HEATMAP_ANSWERS,
+        openapi_extra={"requestBody": HEATMAP_BODY},
+    )
+    async def heat_map(request: Request) -> Response:
+        """The image with a heat map over it, yellow to red, and boxes around what was found: a PNG file."""
+        return Response(await service.paint(request), media_type="image/png")
 
     @app.get("/v1/model", summary="What is being served", response_model=ModelCard, responses=guarded)
     async def model() -> Response:

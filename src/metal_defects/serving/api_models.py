@@ -1,6 +1,6 @@
 """The shapes of the API's answers, for its OpenAPI description; `Prediction.to_dict` and its like fill them."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -15,9 +15,11 @@ _GOOD = {
     "confidence": 0.999,
     "probabilities": _SHARES,
     "milliseconds": 7.1,
-    "verdict": None,
-    "reason": None,
-    "distance": None,
+    "verdict": "accept",
+    "reason": "the model knows such surfaces, and one class alone is possible",
+    "distance": 0.41,
+    "prediction_set": ["Scratches"],
+    "boxes": [{"box": [0.21, 0.03, 0.34, 0.97], "score": 0.93}],
 }
 _BAD = {
     "name": "notes.png",
@@ -42,8 +44,17 @@ class Fault(_Model):
     message: str = Field(description="One sentence, for people.")
 
 
+class FoundBox(_Model):
+    """Where a defect is."""
+
+    box: list[Share] = Field(
+        min_length=4, max_length=4, description="Left, top, right, bottom as shares of the image's width and height."
+    )
+    score: Share = Field(description="How sure the model is that a defect is there.")
+
+
 class FileAnswer(_Model):
-    """One classified file."""
+    """One classified file; the fields below `milliseconds` are null where the model was not evaluated for them."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [_GOOD]})
     name: str | None = Field(description="The file's name without folders; null where none was sent.")
@@ -51,9 +62,17 @@ class FileAnswer(_Model):
     confidence: Share
     probabilities: dict[str, Share] = Field(description="Of every class.")
     milliseconds: float = Field(ge=0, description="Decoding and inference of this file.")
-    verdict: str | None
-    reason: str | None
-    distance: float | None
+    verdict: Literal["accept", "review", "unknown"] | None = Field(
+        None, description="Take the label as it is, have a person look, or the surface is none that the model knows."
+    )
+    reason: str | None = Field(None, description="Of the verdict, for people.")
+    distance: float | None = Field(
+        None, ge=0, description="From the training images; above 1 the surface is none that the model knows."
+    )
+    prediction_set: list[str] | None = Field(
+        None, description="The classes that are possible at the model's promised coverage, the most probable first."
+    )
+    boxes: list[FoundBox] | None = Field(None, description="Where the defects are; empty where none was found.")
 
 
 class FileFault(_Model):
@@ -127,20 +146,16 @@ class ModelCard(_Model):
 
 
 _IMAGE = {"type": "string", "format": "binary"}
-PREDICT_BODY = {
-    "required": True,
-    "content": {
-        "multipart/form-data": {
-            "schema": {
-                "type": "object",
-                "required": [FIELD],
-                "additionalProperties": False,
-                "properties": {FIELD: {"type": "array", "minItems": 1, "items": _IMAGE}},
-            }
-        },
-        **{kind: {"schema": _IMAGE} for kind in ("image/*", "application/octet-stream")},
-    },
-}
+
+
+def _describe_body(files: dict[str, Any]) -> dict[str, Any]:
+    form = {"type": "object", "required": [FIELD], "additionalProperties": False, "properties": {FIELD: files}}
+    raw = {kind: {"schema": _IMAGE} for kind in ("image/*", "application/octet-stream")}
+    return {"required": True, "content": {"multipart/form-data": {"schema": form}, **raw}}
+
+
+PREDICT_BODY = _describe_body({"type": "array", "minItems": 1, "items": _IMAGE})
+HEATMAP_BODY = _describe_body(_IMAGE)
 REFUSALS: dict[int | str, dict[str, Any]] = {
     status: {"model": Refused, "description": text}
     for status, text in {
@@ -152,4 +167,8 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
         422: "No file could be classified: empty, truncated, too_small, values, or several of these; see results.",
         503: "overloaded or deadline: try again after the seconds in Retry-After.",
     }.items()
+}
+HEATMAP_ANSWERS = REFUSALS | {
+    200: {"description": "The picture.", "content": {"image/png": {"schema": _IMAGE}}},
+    409: {"model": Refused, "description": "no_heat_map: the model that is being served cannot say where it looked."},
 }

@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -18,7 +19,7 @@ from metal_defects.serving.call_errors import INTERNAL, CallError
 from metal_defects.serving.telemetry import Metrics, current_request_id
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz"})
-KNOWN_PATHS = OPEN_PATHS | {"/v1/predict", "/v1/model", "/metrics", "/docs", "/openapi.json"}
+KNOWN_PATHS = OPEN_PATHS | {"/v1/predict", "/v1/heatmap", "/v1/model", "/metrics", "/docs", "/openapi.json"}
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 LINGER_SECONDS = 2.0
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
@@ -58,6 +59,8 @@ class Edge:
             return
         try:
             await self._app(scope, call.receive, call.send)
+        except ClientDisconnect:
+            call.notes["error"] = "disconnected"
         except Exception:
             logger.exception("a call failed")
             if call.status:

@@ -4,7 +4,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -13,16 +14,16 @@ import numpy as np
 from PIL import Image
 
 from metal_defects.data.imaging import ImageError, Preprocessor
+from metal_defects.serving.boxes import Box, find_boxes
 from metal_defects.serving.bundle import Bundle, BundleError, load_bundle
 from metal_defects.serving.cores import count_cores
+from metal_defects.serving.verdict import decide
 
 Input = Path | str | bytes | Image.Image | np.ndarray
 Runtime = Literal["onnx", "keras"]
 Infer = Callable[[np.ndarray], dict[str, np.ndarray]]
-Decoded = tuple[str | None, np.ndarray | ImageError, float]
-BATCHES_AHEAD = 3
-# What is asked of the graph; later graphs may know more.
-OUTPUTS = ["probabilities"]
+OUTPUTS = ("probabilities", "distance", "heat_map")
+WAITING_PER_CORE = 4
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,12 @@ class Prediction:
         label: the most probable class.
         confidence: its probability, in [0, 1].
         probabilities: of every class, in the order of the bundle.
-        milliseconds: decoding plus inference; of a batch, this image's share.
-        verdict, reason, distance: of the guard against unknown surfaces; None where the bundle has no thresholds.
+        milliseconds: from the source to the answer.
+        verdict: "accept", "review" or "unknown"; like all below None where the bundle was not evaluated.
+        reason: of the verdict, in words.
+        distance: from the training images; 1 is the limit of what the model knows.
+        prediction_set: the classes that are possible, the most probable first.
+        boxes: where the defect is.
     """
 
     name: str | None
@@ -46,10 +51,17 @@ class Prediction:
     verdict: str | None = None
     reason: str | None = None
     distance: float | None = None
+    prediction_set: tuple[str, ...] | None = None
+    boxes: tuple[Box, ...] | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON values, always with the same keys in the same order."""
-        return asdict(self)
+        """JSON values, always with the same keys in the same order; boxes as shares of the image's sides."""
+        values = asdict(self)
+        if self.prediction_set is not None:
+            values["prediction_set"] = list(self.prediction_set)
+        if self.boxes is not None:
+            values["boxes"] = [box.to_dict() for box in self.boxes]
+        return values
 
 
 @dataclass(frozen=True)
@@ -76,13 +88,18 @@ class Predictor:
 
     Args:
         bundle: that was loaded.
-        infer: uint8 (N, side, side, 3) to the graph's outputs by name, among them "probabilities".
+        open_runtime: makes a function from uint8 (N, side, side, 3) to the graph's outputs by name, among them
+            "probabilities"; it is given the number of threads that work on one call.
+        threads: for `predict`; all cores where None.
     """
 
-    def __init__(self, bundle: Bundle, infer: Infer) -> None:
+    def __init__(self, bundle: Bundle, open_runtime: Callable[[int], Infer], threads: int | None = None) -> None:
         self.bundle = bundle
-        self._infer = infer
+        self._open_runtime = open_runtime
+        self._threads = threads or count_cores()
+        self._infer = open_runtime(self._threads)
         self._preprocess = Preprocessor(bundle.image_size, bundle.card["input"]["resize"], bundle.limits)
+        _try_out(bundle, self._infer)
 
     @classmethod
     def load(
@@ -94,7 +111,7 @@ class Predictor:
             folder: of the bundle.
             variant: "float32" or "int8"; the bundle's default where None. The keras runtime knows float32 alone.
             runtime: "onnx", or "keras" for the .h5 file that the bundle was made from.
-            threads: that work on one batch; all cores where None.
+            threads: that work on one image; all cores where None.
 
         Raises:
             BundleError: the bundle is not usable, or lacks the variant.
@@ -104,10 +121,9 @@ class Predictor:
             if variant not in (None, "float32"):
                 raise BundleError(f"The keras runtime has the variant float32 alone. Got '{variant}' instead.")
             infer = _load_keras(bundle)
-        else:
-            infer = open_graph(bundle.variant_file(variant or bundle.card["default"]), threads)
-        _try_out(bundle, infer)
-        return cls(bundle, infer)
+            return cls(bundle, lambda _: infer, threads)
+        path = bundle.variant_file(variant or bundle.card["default"])
+        return cls(bundle, lambda count: open_graph(path, count), threads)
 
     def predict(self, source: Input, name: str | None = None) -> Prediction:
         """The answer for one image.
@@ -115,74 +131,75 @@ class Predictor:
         Raises:
             ImageError: the image cannot be used; says why.
         """
-        start = time.perf_counter()
-        pixels = self._pixels(source)
-        outputs = self._infer(pixels[None])
-        return self._answer(name or _name_of(source), outputs, 0, time.perf_counter() - start)
+        return self._predict(self._infer, source, name)[0]
 
-    def predict_many(
-        self, sources: Iterable[Input | tuple[str, Input]], batch_size: int = 16
-    ) -> Iterator[Prediction | Failure]:
-        """One answer or failure per source, in their order, each as soon as its batch is done.
+    def explain(self, source: Input, name: str | None = None) -> tuple[Prediction, np.ndarray | None]:
+        """The answer, and how likely each part of the image shows a defect.
 
-        The next batches are decoded in threads meanwhile; no more of them than BATCHES_AHEAD are held.
+        Returns:
+            The answer, and a heat map, float32 (rows, columns) in [0, 1]; None where the bundle has no locator.
+
+        Raises:
+            ImageError: the image cannot be used; says why.
+        """
+        prediction, outputs = self._predict(self._infer, source, name)
+        heat_map = outputs.get("heat_map")
+        return prediction, None if heat_map is None else heat_map[0]
+
+    def predict_many(self, sources: Iterable[Input | tuple[str, Input]]) -> Iterator[Prediction | Failure]:
+        """One answer or failure per source, in their order, each as soon as it is there.
+
+        Every core decodes and answers images of its own, which is faster than all cores on one batch; no more than
+        WAITING_PER_CORE images per core are held.
 
         Args:
             sources: images, or pairs of a name and an image.
-            batch_size: images per pass through the network.
         """
-        remaining = iter(sources)
-        with ThreadPoolExecutor(count_cores(), thread_name_prefix="decode") as pool:
-            ahead: deque[list[Future[Decoded]]] = deque()
+        remaining, cores = iter(sources), count_cores()
+        with ThreadPoolExecutor(cores, thread_name_prefix="predict") as pool:
+            waiting: deque[Future[Prediction | Failure]] = deque()
+            waiting.extend(pool.submit(self._try, source) for source in islice(remaining, WAITING_PER_CORE * cores))
+            while waiting:
+                result = waiting.popleft().result()
+                waiting.extend(pool.submit(self._try, source) for source in islice(remaining, 1))
+                yield result
 
-            def decode_next() -> None:
-                batch = [pool.submit(self._decode, source) for source in islice(remaining, batch_size)]
-                if batch:
-                    ahead.append(batch)
+    @cached_property
+    def _infer_alone(self) -> Infer:
+        """For calls that share the cores with others."""
+        return self._infer if self._threads == 1 else self._open_runtime(1)
 
-            for _ in range(BATCHES_AHEAD):
-                decode_next()
-            while ahead:
-                batch = [future.result() for future in ahead.popleft()]
-                decode_next()
-                yield from self._answer_batch(batch)
-
-    def _decode(self, source: Input | tuple[str, Input]) -> Decoded:
-        start = time.perf_counter()
+    def _try(self, source: Input | tuple[str, Input]) -> Prediction | Failure:
         name, image = source if isinstance(source, tuple) else (_name_of(source), source)
         try:
-            pixels: np.ndarray | ImageError = self._pixels(image)
+            return self._predict(self._infer_alone, image, name)[0]
         except ImageError as error:
-            pixels = error
-        return name, pixels, time.perf_counter() - start
+            return Failure(name, error.reason, str(error))
 
-    def _answer_batch(self, batch: list[Decoded]) -> Iterator[Prediction | Failure]:
-        good = [pixels for _, pixels, _ in batch if isinstance(pixels, np.ndarray)]
+    def _predict(self, infer: Infer, source: Input, name: str | None) -> tuple[Prediction, dict[str, np.ndarray]]:
         start = time.perf_counter()
-        outputs = self._infer(np.stack(good)) if good else {}
-        share = (time.perf_counter() - start) / max(1, len(good))
-        row = 0
-        for name, pixels, seconds in batch:
-            if isinstance(pixels, ImageError):
-                yield Failure(name, pixels.reason, str(pixels))
-            else:
-                yield self._answer(name, outputs, row, seconds + share)
-                row += 1
+        pixels = self._preprocess(Path(source) if isinstance(source, str) else source)
+        outputs = infer(pixels[None])
+        prediction = self._read(name or _name_of(source), outputs)
+        return replace(prediction, milliseconds=round(1000 * (time.perf_counter() - start), 3)), outputs
 
-    def _pixels(self, source: Input) -> np.ndarray:
-        return self._preprocess(Path(source) if isinstance(source, str) else source)
-
-    def _answer(self, name: str | None, outputs: dict[str, np.ndarray], row: int, seconds: float) -> Prediction:
-        shares = outputs["probabilities"][row]
-        best = int(shares.argmax())
+    def _read(self, name: str | None, outputs: dict[str, np.ndarray]) -> Prediction:
+        """What the graph's outputs for one image say."""
+        card, classes = self.bundle.card, self.bundle.classes
+        shares = outputs["probabilities"][0]
         rounded = [round(share, 6) for share in shares.tolist()]
-        return Prediction(
-            name=name,
-            label=self.bundle.classes[best],
-            confidence=rounded[best],
-            probabilities=dict(zip(self.bundle.classes, rounded, strict=True)),
-            milliseconds=round(1000 * seconds, 3),
-        )
+        best = int(shares.argmax())
+        answer = Prediction(name, classes[best], rounded[best], dict(zip(classes, rounded, strict=True)), 0.0)
+        distance = float(outputs["distance"][0]) if "distance" in outputs else None
+        if card.get("verdict_rules"):
+            found = decide(shares, distance, classes, card["verdict_rules"])
+            answer = replace(
+                answer, verdict=found.verdict, reason=found.reason, prediction_set=found.prediction_set,
+                distance=None if distance is None else round(distance, 4),
+            )  # fmt: skip
+        if card.get("locator") and "heat_map" in outputs:
+            answer = replace(answer, boxes=find_boxes(outputs["heat_map"][0], card["locator"]["threshold"]))
+        return answer
 
 
 def _name_of(source: Input) -> str | None:
@@ -205,8 +222,10 @@ def open_graph(path: Path, threads: int | None = None) -> Infer:
     except Exception as error:  # the runtime's own exceptions share no base class
         raise BundleError(f"ONNX Runtime cannot read the graph; export it again. Got {path}: {error}") from error
 
+    known = [output.name for output in session.get_outputs() if output.name in OUTPUTS]
+
     def infer(pixels: np.ndarray) -> dict[str, np.ndarray]:
-        return dict(zip(OUTPUTS, session.run(OUTPUTS, {"pixels": pixels}), strict=True))
+        return dict(zip(known, session.run(known, {"pixels": pixels}), strict=True))
 
     return infer
 

@@ -8,6 +8,7 @@ import time
 from io import BytesIO
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import uvicorn
 from PIL import Image
@@ -54,10 +55,10 @@ def run_server(settings: Settings, bundle: Path | None = None, is_insecure: bool
     host, port = listener.getsockname()[:2]
     address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     fields = {"address": address, "docs": f"{address}/docs", "bundle": str(folder), "hash": predictor.bundle.hash}
-    logger.info("listening", extra={"fields": fields | {"threads": threads, "needs_key": api_key is not None}})
+    fields |= {"threads": threads, "needs_key": api_key is not None}
     if api_key is None and not is_local(limits.host):
         logger.warning("no API key: anybody who can reach %s can use this server", limits.host)
-    Server(options, app.state.service, limits).run(sockets=[listener])
+    Server(options, app.state.service, limits, fields).run(sockets=[listener])
 
 
 def require_safe_address(host: str, api_key: str | None, is_insecure: bool) -> None:
@@ -107,14 +108,31 @@ class Server(uvicorn.Server):
     """Stops in steps: readyz says no, then no new connections, then the calls that are being answered end.
 
     SIGTERM leaves load balancers `drain_seconds` to notice; SIGINT, or a second signal, does not.
+
+    Args:
+        options: of uvicorn.
+        service: to drain.
+        limits: bounds in time.
+        fields: of the log line that says that the server is ready to answer, and to be stopped.
     """
 
-    def __init__(self, options: uvicorn.Config, service: Service, limits: Serving) -> None:
+    def __init__(self, options: uvicorn.Config, service: Service, limits: Serving, fields: dict[str, Any]) -> None:
         super().__init__(options)
+        self._fields = fields
         self._service = service
         self._limits = limits
         self._stop_at = float("inf")
         self._idle_since: dict[object, tuple[object, float]] = {}
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Called once the signals are caught."""
+        await super().startup(sockets)
+        logger.info("listening", extra={"fields": self._fields})
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Called once no more connections are wanted."""
+        logger.info("stopping")
+        await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Called by the signal's handler, between any two instructions: only sets values."""

@@ -31,13 +31,13 @@ class JsonFormatter(logging.Formatter):
 
 
 def log_as_json() -> None:
-    """Send the records of this package and of the HTTP server to standard output, one JSON object per line."""
+    """Send this package's records, and warnings of the HTTP server, to standard output, one JSON object per line."""
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(JsonFormatter())
-    for name in ("metal_defects", "uvicorn"):
+    for name, level in (("metal_defects", logging.INFO), ("uvicorn", logging.WARNING)):
         source = logging.getLogger(name)
         source.handlers = [handler]
-        source.setLevel(logging.INFO)
+        source.setLevel(level)
         source.propagate = False
 
 

@@ -4,24 +4,28 @@ import asyncio
 import contextvars
 import math
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Protocol
+from typing import Protocol, TypeVar
 
+import numpy as np
 from PIL import Image
 
 from metal_defects.config import Serving
-from metal_defects.data.imaging import ImageError
+from metal_defects.data.imaging import ImageError, decode_image
 from metal_defects.log import logger
 from metal_defects.serving.bundle import Bundle
 from metal_defects.serving.call_errors import INTERNAL, CallError
+from metal_defects.serving.overlay import paint_overlay
 from metal_defects.serving.predictor import Failure, Input, Prediction
 from metal_defects.serving.uploads import Upload
 
 LARGE_IMAGE_PIXELS = 3_000_000
+OVERLAY_SIDE = 1024
+Result = TypeVar("Result")
 
 
 class Classifier(Protocol):
@@ -30,6 +34,20 @@ class Classifier(Protocol):
     bundle: Bundle
 
     def predict(self, source: Input, name: str | None = None) -> Prediction: ...
+
+    def explain(self, source: Input, name: str | None = None) -> tuple[Prediction, np.ndarray | None]: ...
+
+
+@dataclass(frozen=True)
+class Overlay:
+    """An answer, and where the model looked.
+
+    Attributes:
+        png: the image with the heat map over it, `OVERLAY_SIDE` pixels at most; None where the model has no heat map.
+    """
+
+    prediction: Prediction
+    png: bytes | None
 
 
 @dataclass
@@ -97,18 +115,25 @@ class Workers:
         Raises:
             CallError: too many images wait already.
         """
-        if self.waiting + len(uploads) > self._limits.max_waiting_images:
-            seconds = math.ceil(self.waiting * self._seconds_per_image / self._threads)
-            raise CallError(503, "overloaded", "Too many images are waiting; try again.", retry_after=max(1, seconds))
-        return list(await asyncio.gather(*[self._submit(upload) for upload in uploads]))
+        return await self._run(self._classify, uploads)
+
+    async def paint(self, uploads: Sequence[Upload]) -> list[Overlay | Failure]:
+        """The same as `answer`, with a picture of where the model looked."""
+        return await self._run(self._paint, uploads)
 
     def close(self) -> None:
         """Finish the images that are being worked on and drop those that wait."""
         self._pool.shutdown(cancel_futures=True)
 
-    def _submit(self, upload: Upload) -> asyncio.Future[Prediction | Failure]:
+    async def _run(self, work: Callable[[Upload], Result], uploads: Sequence[Upload]) -> list[Result | Failure]:
+        if self.waiting + len(uploads) > self._limits.max_waiting_images:
+            seconds = math.ceil(self.waiting * self._seconds_per_image / self._threads)
+            raise CallError(503, "overloaded", "Too many images are waiting; try again.", retry_after=max(1, seconds))
+        return list(await asyncio.gather(*[self._submit(work, upload) for upload in uploads]))
+
+    def _submit(self, work: Callable[[Upload], Result], upload: Upload) -> asyncio.Future[Result | Failure]:
         loop = asyncio.get_running_loop()
-        future = self._pool.submit(contextvars.copy_context().run, self._answer_one, upload)
+        future = self._pool.submit(contextvars.copy_context().run, self._try, work, upload)
         self.waiting += 1
         # The thread's own future counts, not the caller's: a call that gives up leaves its image at work.
         future.add_done_callback(lambda _: loop.call_soon_threadsafe(self._forget))
@@ -117,18 +142,32 @@ class Workers:
     def _forget(self) -> None:
         self.waiting -= 1
 
-    def _answer_one(self, upload: Upload) -> Prediction | Failure:
+    def _try(self, work: Callable[[Upload], Result], upload: Upload) -> Result | Failure:
         try:
             is_large = self._check_pixels(upload)
             with self._one_large_image if is_large else nullcontext():
-                prediction = self._classifier.predict(upload.data, upload.name)
+                return work(upload)
         except ImageError as error:
             return Failure(upload.name, error.reason, str(error))
         except Exception:
             logger.exception("an image could not be classified")
             return Failure(upload.name, INTERNAL, "The image could not be classified; the server's log says why.")
+
+    def _classify(self, upload: Upload) -> Prediction:
+        prediction = self._classifier.predict(upload.data, upload.name)
         self._seconds_per_image += 0.05 * (prediction.milliseconds / 1000 - self._seconds_per_image)
         return prediction
+
+    def _paint(self, upload: Upload) -> Overlay:
+        pixels = decode_image(upload.data, self._classifier.bundle.limits)
+        prediction, heat_map = self._classifier.explain(pixels, upload.name)
+        if heat_map is None:
+            return Overlay(prediction, None)
+        picture = Image.fromarray(pixels)
+        picture.thumbnail((OVERLAY_SIDE, OVERLAY_SIDE))
+        stream = BytesIO()
+        paint_overlay(picture, heat_map, prediction.boxes).save(stream, "PNG", compress_level=1)
+        return Overlay(prediction, stream.getvalue())
 
     def _check_pixels(self, upload: Upload) -> bool:
         """Whether the image is so large that two of its kind would not fit into a small container's memory."""

@@ -19,7 +19,7 @@ def show_app() -> None:
     except UserError as error:
         logger.error("The app has no model: %s", error)
         st.title("Metal defects")
-        st.error(f"**There is no model to answer.** {_as_text(str(error))}", icon=":material/error:")
+        st.error(f"**There is no model to answer.** {markup.as_text(str(error))}", icon=":material/error:")
         return
     pages = [
         st.Page(
@@ -32,10 +32,5 @@ def show_app() -> None:
     ]  # fmt: skip
     page = st.navigation(pages, position="top")
     if predictor.bundle.notice:
-        st.warning(f"**Not for decisions.** {_as_text(predictor.bundle.notice)}", icon=":material/warning:")
+        st.warning(f"**Not for decisions.** {markup.as_text(predictor.bundle.notice)}", icon=":material/warning:")
     page.run()
-
-
-def _as_text(sentence: str) -> str:
-    """Keep Markdown from reading underscores and brackets of paths and names."""
-    return "".join("\\" + letter if letter in r"\`*_{}[]<>#$|~:" else letter for letter in sentence)

@@ -2,15 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 from html import escape
+from itertools import zip_longest
 from typing import Any
 
 STYLE = """
 <style>
-.block-container { max-width: 1180px; padding-top: 4.2rem; padding-bottom: 3rem; }
+.block-container { max-width: 1240px; padding: 4.2rem 2rem 3rem; }
 .md-lead { color: #4A5866; font-size: 1.02rem; margin: -0.6rem 0 0.2rem; }
-.md-answer { display: flex; align-items: baseline; gap: 0.9rem; flex-wrap: wrap; margin-bottom: 0.7rem; }
-.md-answer b { font-size: 1.9rem; line-height: 1.15; letter-spacing: -0.01em; }
-.md-answer span { font-size: 1.35rem; color: #C04A17; font-variant-numeric: tabular-nums; }
+.md-answer { display: flex; align-items: baseline; gap: 0.3rem 0.9rem; flex-wrap: wrap; }
+.md-answer b { font-size: 1.9rem; line-height: 1.15; letter-spacing: -0.01em; overflow-wrap: anywhere; }
+.md-answer span { font-size: 1.35rem; color: #4A5866; font-variant-numeric: tabular-nums; }
+.md-answer mark { align-self: center; margin-left: auto; padding: 0.18rem 0.7rem; border-radius: 1rem; color: #FFFFFF;
+  font-size: 0.87rem; font-weight: 600; }
+.md-unknown b, .md-unknown span { color: #93A1AF; }
+.md-reason { margin-top: 0.35rem; color: #1B2530; font-size: 0.95rem; }
 .md-bars { display: grid; grid-template-columns: max-content 1fr max-content; gap: 0.42rem 0.75rem;
   align-items: center; font-size: 0.93rem; }
 .md-bars i { display: block; height: 0.72rem; border-radius: 3px; background: #E9EDF1; overflow: hidden; }
@@ -18,17 +23,18 @@ STYLE = """
 .md-bars i.first u { background: #C04A17; }
 .md-bars em { font-style: normal; text-align: right; font-variant-numeric: tabular-nums; color: #4A5866; }
 .md-bars .first { font-weight: 650; color: inherit; }
-.md-facts { color: #5A6875; font-size: 0.87rem; margin-top: 0.8rem; overflow-wrap: anywhere; }
+.md-facts { color: #5A6875; font-size: 0.87rem; margin-top: 0.2rem; overflow-wrap: anywhere; }
 .md-strip { display: grid; grid-template-columns: repeat(9, minmax(0, 72px)); gap: 6px; margin: 0.2rem 0 0.2rem; }
 .md-strip img { width: 100%; border-radius: 5px; display: block; }
-[data-testid="stFileUploaderDropzone"] { min-height: 6.5rem; border: 1.5px dashed #B9C3CC;
-  align-items: center; }
+[data-testid="stFileUploaderDropzone"] { border: 1.5px dashed #B9C3CC; align-items: center; }
+.st-key-first [data-testid="stFileUploaderDropzone"] { min-height: 6.5rem; }
 [data-testid="stFileUploaderDropzone"]::after { content: "or drop files here"; margin-left: auto; color: #4A5866;
   padding-right: 0.8rem; }
 .md-table { border-collapse: collapse; font-size: 0.9rem; width: 100%; }
 .md-table th { text-align: left; font-weight: 600; color: #4A5866; border-bottom: 1px solid #DCE1E6; }
 .md-table td, .md-table th { padding: 0.38rem 0.6rem; font-variant-numeric: tabular-nums; vertical-align: top; }
 .md-table td { border-bottom: 1px solid #EEF1F4; overflow-wrap: anywhere; }
+.md-table td:first-child { min-width: 6.5rem; }
 .md-scroll { overflow-x: auto; }
 .md-matrix { border-collapse: separate; border-spacing: 3px; font-size: 0.88rem; }
 .md-matrix td { min-width: 2.9rem; height: 2.4rem; text-align: center; border-radius: 4px; background: #F3F5F7;
@@ -38,11 +44,11 @@ STYLE = """
 .md-steps { display: grid; grid-template-columns: repeat(3, 1fr); gap: 1rem; margin-top: 0.4rem; }
 .md-steps div { background: #F3F5F7; border-radius: 8px; padding: 0.95rem 1.05rem; font-size: 0.93rem; color: #4A5866; }
 .md-steps b { display: block; color: #1B2530; margin-bottom: 0.2rem; }
-.md-cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 0.75rem;
+.md-cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(160px, 1fr)); gap: 0.75rem;
   margin-top: 0.3rem; }
-.md-cards div { border: 1px solid #DCE1E6; border-radius: 8px; padding: 0.7rem 0.9rem; }
+.md-cards div { border: 1px solid #DCE1E6; border-left-width: 4px; border-radius: 8px; padding: 0.7rem 0.9rem; }
 .md-cards span { display: block; color: #5A6875; font-size: 0.82rem; }
-.md-cards b { font-size: 1.25rem; overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }
+.md-cards b { font-size: 1.2rem; overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }
 .md-cards small { display: block; color: #5A6875; font-size: 0.78rem; }
 @media (max-width: 640px) {
   .block-container { padding: 3.6rem 0.9rem 2rem; }
@@ -50,10 +56,15 @@ STYLE = """
   .md-cards { grid-template-columns: 1fr 1fr; }
   [data-testid="stFileUploaderDropzone"]::after { content: none; }
   .md-strip { grid-template-columns: repeat(6, 1fr); }
-  .md-matrix td { min-width: 2.1rem; }
+  .md-matrix td { min-width: 1.9rem; }
+  [data-testid="stButtonGroup"] button { padding: 0.25rem 0.6rem; }
 }
 </style>
 """
+
+# The words and the colour of each verdict, the one that needs a person most first.
+VERDICTS = {"unknown": ("Unknown", "#6B4FA0"), "review": ("Review", "#B4690E"), "accept": ("Accepted", "#2E7D54")}
+_MOST_BARS = 10
 
 
 def format_share(share: float) -> str:
@@ -73,19 +84,32 @@ def format_interval(value: Mapping[str, float] | None) -> str:
     return f"{middle}\u00a0% ({low}\u00a0–\u00a0{high}\u00a0%)"
 
 
+def as_text(sentence: str) -> str:
+    """Keep Markdown from reading underscores and brackets of paths and names."""
+    return "".join("\\" + letter if letter in r"\`*_{}[]<>#$|~:" else letter for letter in sentence)
+
+
 def lead(text: str) -> str:
     """A sentence below the title."""
     return f'<p class="md-lead">{escape(text)}</p>'
 
 
-def answer(label: str, confidence: float) -> str:
-    """The label and its confidence, large."""
-    return f'<div class="md-answer"><b>{escape(label)}</b><span>{format_share(confidence)}</span></div>'
+def answer(label: str, confidence: float, verdict: str | None, reason: str | None) -> str:
+    """The label and its confidence, large; the verdict as a badge, with its reason below."""
+    words, colour = VERDICTS.get(verdict, (verdict, "#5A6875"))
+    badge = f'<mark style="background:{colour}">{escape(words)}</mark>' if words else ""
+    line = f'<div class="md-reason">{escape(_capitalise(reason))}</div>' if reason else ""
+    kind = "md-answer md-unknown" if verdict == "unknown" else "md-answer"
+    return f'<div class="{kind}"><b>{escape(label)}</b><span>{format_share(confidence)}</span>{badge}</div>{line}'
+
+
+def _capitalise(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def share_bars(shares: Mapping[str, float]) -> str:
-    """One bar per class, the most probable first."""
-    ordered = sorted(shares.items(), key=lambda item: -item[1])
+    """One bar for each of the most probable classes."""
+    ordered = sorted(shares.items(), key=lambda item: -item[1])[:_MOST_BARS]
     return _bars([(name, share, format_share(share)) for name, share in ordered], highlight=True)
 
 
@@ -115,11 +139,12 @@ def strip(images: Sequence[tuple[str, str]]) -> str:
     return f'<div class="md-strip">{"".join(tags)}</div>'
 
 
-def cards(entries: Sequence[tuple[str, str, str]]) -> str:
-    """Figures side by side, from triples of a title, a value and small print."""
+def cards(entries: Sequence[tuple[str, str, str]], colours: Sequence[str] = ()) -> str:
+    """Figures side by side, from triples of a title, a value and small print; the first ones with an edge in colour."""
     boxes = (
-        f"<div><span>{escape(title)}</span><b>{escape(value)}</b><small>{escape(note)}</small></div>"
-        for title, value, note in entries
+        f'<div style="border-left-color:{colour}"><span>{escape(title)}</span><b>{escape(value)}</b>'
+        f"<small>{escape(note)}</small></div>"
+        for (title, value, note), colour in zip_longest(entries, colours, fillvalue="#DCE1E6")
     )
     return f'<div class="md-cards">{"".join(boxes)}</div>'
 
@@ -128,6 +153,12 @@ def steps(entries: Sequence[tuple[str, str]]) -> str:
     """What to do, in boxes, from pairs of a title and a sentence."""
     boxes = (f"<div><b>{escape(title)}</b>{escape(text)}</div>" for title, text in entries)
     return f'<div class="md-steps">{"".join(boxes)}</div>'
+
+
+def failures(entries: Sequence[tuple[str, str]]) -> str:
+    """Names of files and why they have no answer; a reason that begins with the name is cut there."""
+    rows = [(name, _capitalise(reason.removeprefix(f"{name}: ").removeprefix("The image: "))) for name, reason in entries]
+    return table(("File", "Reason"), rows)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

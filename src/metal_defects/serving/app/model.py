@@ -5,7 +5,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from metal_defects.config import load_settings
+from metal_defects.config import Config, load_settings
 from metal_defects.serving.bundle import CARD, find_bundle
 from metal_defects.serving.predictor import Predictor
 
@@ -18,20 +18,25 @@ def get_predictor() -> Predictor:
     Raises:
         UserError: the settings or the bundle are not usable.
     """
-    folder = find_bundle(_artifacts_folder(), _root() / SHIPPED)
+    folder = find_bundle(get_config().paths.artifacts, _root() / SHIPPED)
     card = folder / CARD
     return _load(str(folder), card.stat().st_mtime_ns if card.exists() else 0)
+
+
+@st.cache_resource
+def get_config() -> Config:
+    """config/config.yaml.
+
+    Raises:
+        UserError: it is not usable.
+    """
+    return load_settings(_root()).config
 
 
 @st.cache_resource(max_entries=1, show_spinner="Loading the model …")
 def _load(folder: str, written: int) -> Predictor:
     """`written` is part of the cache key only."""
     return Predictor.load(Path(folder))
-
-
-@st.cache_resource
-def _artifacts_folder() -> Path:
-    return load_settings(_root()).config.paths.artifacts
 
 
 def _root() -> Path:

@@ -2,42 +2,52 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import streamlit as st
 
 from metal_defects.serving.app import markup
 from metal_defects.serving.app.detail import show_detail
 from metal_defects.serving.app.export import format_csv, format_json
+from metal_defects.serving.app.markup import VERDICTS
 from metal_defects.serving.app.scoring import Row
 from metal_defects.serving.app.session import Visit, clear_visit
 from metal_defects.serving.predictor import Failure, Predictor
 
-_TABLE_ROWS = 12  # that fit without scrolling inside the table
+_TABLE_ROWS = 10  # that fit without scrolling inside the table
+_MOST_BARS = 12
+_COLUMNS = [7, 5]
 
 
 def show_results(visit: Visit, predictor: Predictor) -> None:
     """Everything below the intake, once there is something to show."""
     _show_failures(visit.failures)
     if visit.repeated:
-        st.info(f"{visit.repeated:,} of the files were in the list already and are not listed twice.")
-    if not visit.rows:
+        files = "1 file was" if visit.repeated == 1 else f"{visit.repeated:,} files were"
+        st.info(f"{files} in the list already: not listed twice.", icon=":material/content_copy:")
+    if len(visit.rows) > 1:
+        _show_many(visit, predictor)
+    elif visit.rows:
+        show_detail(visit.rows[0], visit, predictor)
+        _show_actions(visit.rows, visit, predictor)
+    else:
         st.button("Clear the list", icon=":material/delete:", on_click=clear_visit)
-        return
-    many = len(visit.rows) > 1
-    if many:
-        st.html(markup.cards(_list_figures(visit)))
-    shown = _show_filters(visit.rows, predictor.bundle.classes) if many else visit.rows
+
+
+def _show_many(visit: Visit, predictor: Predictor) -> None:
+    counts = Counter(row.prediction.verdict for row in visit.rows)
+    judged = [name for name in VERDICTS if any(counts[one] for one in VERDICTS)]
+    st.html(markup.cards(_list_figures(visit, counts), [VERDICTS[name][1] for name in reversed(judged)]))
+    shown = _show_filters(visit.rows, predictor.bundle.classes, judged)
+    _show_actions(shown, visit, predictor)
     if not shown:
         st.info("No image passes these filters.", icon=":material/filter_alt_off:")
-    elif many:
-        left, right = st.columns([7, 5], gap="large")
-        with left:
-            row = _show_table(shown, visit)
-        with right:
-            show_detail(row, visit, predictor)
-    else:
-        show_detail(shown[0], visit, predictor)
-    _show_downloads(shown, visit, predictor)
+        return
+    left, right = st.columns(_COLUMNS, gap="medium")
+    with left:
+        row = _show_table(shown, visit)
+    with right:
+        show_detail(row, visit, predictor)
 
 
 def _show_failures(failures: Sequence[Failure]) -> None:
@@ -46,55 +56,71 @@ def _show_failures(failures: Sequence[Failure]) -> None:
     count = len(failures)
     title = "1 file has no answer" if count == 1 else f"{count:,} files have no answer"
     with st.expander(title, icon=":material/error:", expanded=count <= 5):
-        st.html(markup.table(("File", "Reason"), [(failure.name, failure.message) for failure in failures]))
+        st.html(markup.failures([(failure.name or "", failure.message) for failure in failures]))
 
 
-def _list_figures(visit: Visit) -> list[tuple[str, str, str]]:
-    shares = sorted(row.prediction.confidence for row in visit.rows)
+def _list_figures(visit: Visit, counts: Counter[str | None]) -> list[tuple[str, str, str]]:
+    """What to know first: the verdicts, or where there are none, how certain the answers are."""
+    total = len(visit.rows)
     times = sorted(row.prediction.milliseconds for row in visit.rows)
+    time = ("Time", f"{times[total // 2]:.0f} ms", "per image, median")
+    if counts.total() > counts[None]:
+        notes = {"accept": "the answer can be used", "review": "a person should look", "unknown": "unlike the training"}
+        return [*((VERDICTS[name][0], f"{counts[name]:,}", note) for name, note in notes.items()), time]
+    shares = sorted(row.prediction.confidence for row in visit.rows)
     doubtful = sum(share < 0.9 for share in shares)
     return [
-        ("Images", f"{len(shares):,}", f"{len(visit.failures):,} without an answer"),
+        ("Images", f"{total:,}", f"{len(visit.failures):,} without an answer"),
         ("Look twice", f"{doubtful:,}", "confidence below 90 %"),
-        ("Typical confidence", markup.format_share(shares[len(shares) // 2]), "median"),
-        ("Time", f"{times[len(times) // 2]:.0f} ms", "per image, median"),
+        ("Typical confidence", markup.format_share(shares[total // 2]), "median"),
+        time,
     ]
 
 
-def _show_filters(rows: Sequence[Row], classes: Sequence[str]) -> list[Row]:
-    """The rows that pass, the least certain first."""
+def _show_filters(rows: Sequence[Row], classes: Sequence[str], judged: Sequence[str]) -> list[Row]:
+    """The rows that pass, those first that need a person most."""
     counts = Counter(row.prediction.label for row in rows)
-    left, right = st.columns([7, 5], gap="large")
+    left, right = st.columns(_COLUMNS, gap="medium")
     with left:
-        st.html(markup.count_bars({name: counts[name] for name in classes}))
+        names = classes if len(classes) <= _MOST_BARS else [name for name, _ in counts.most_common(_MOST_BARS)]
+        st.html(markup.count_bars({name: counts[name] for name in names}))
     with right:
-        found = [name for name in classes if counts[name]]
-        chosen = st.pills("Show only", found, selection_mode="multi", key="classes", wrap=True)
+        verdicts = _ask_some("Verdict", judged, "verdicts", lambda name: VERDICTS[name][0]) if judged else []
+        labels = _ask_some("Class", [name for name in classes if counts[name]], "classes", str)
         low, high = st.slider("Confidence from and to, %", 0, 100, (0, 100), key="confidence")
+    order = {name: place for place, name in enumerate(VERDICTS)}
     passing = [
         row
         for row in rows
-        if (not chosen or row.prediction.label in chosen) and low <= 100 * row.prediction.confidence <= high
+        if (not verdicts or row.prediction.verdict in verdicts)
+        and (not labels or row.prediction.label in labels)
+        and low <= 100 * row.prediction.confidence <= high
     ]
-    return sorted(passing, key=lambda row: row.prediction.confidence)
+    return sorted(passing, key=lambda row: (order.get(row.prediction.verdict, 0), row.prediction.confidence))
+
+
+def _ask_some(title: str, names: Sequence[str], key: str, format_name: Any) -> list[str]:
+    """The names that were chosen; none stands for all."""
+    return st.pills(title, names, selection_mode="multi", key=key, format_func=format_name, wrap=True)
 
 
 def _show_table(rows: Sequence[Row], visit: Visit) -> Row:
     """The table; returns the row that is open."""
     answers = [row.prediction for row in rows]
-    columns = {
-        "Image": [row.thumbnail for row in rows],
-        "File": [row.name for row in rows],
+    columns: dict[str, list[Any]] = {"Image": [row.thumbnail for row in rows], "File": [row.name for row in rows]}
+    if any(answer.verdict for answer in answers):
+        columns["Verdict"] = [[VERDICTS.get(one.verdict, (one.verdict or "–",))[0]] for one in answers]
+    columns |= {
         "Answer": [answer.label for answer in answers],
         "Confidence": [min(99.9, 100 * answer.confidence) for answer in answers],
         "Runner-up": [_runner_up(answer.probabilities) for answer in answers],
         "ms": [answer.milliseconds for answer in answers],
     }
-    if any(answer.verdict for answer in answers):
-        columns["Verdict"] = [answer.verdict or "" for answer in answers]
+    words, colours = zip(*VERDICTS.values(), strict=True)
     config = {
         "Image": st.column_config.ImageColumn(width=56),
         "File": st.column_config.TextColumn(width=150),
+        "Verdict": st.column_config.MultiselectColumn(options=words, color=colours, width=90),
         "Confidence": st.column_config.ProgressColumn(format="%.1f %%", width=130, min_value=0, max_value=100),
         "ms": st.column_config.NumberColumn(format="%.0f", help="Decoding plus inference"),
     }
@@ -114,7 +140,8 @@ def _runner_up(shares: dict[str, float]) -> str:
     return f"{name} {markup.format_share(share)}"
 
 
-def _show_downloads(rows: Sequence[Row], visit: Visit, predictor: Predictor) -> None:
+def _show_actions(rows: Sequence[Row], visit: Visit, predictor: Predictor) -> None:
+    """Downloads of the rows shown, and a fresh start."""
     bundle, failures = predictor.bundle, visit.failures
     what = "answer" if len(rows) == 1 else f"{len(rows):,} answers"
     with st.container(horizontal=True):

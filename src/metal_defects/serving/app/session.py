@@ -1,6 +1,5 @@
 """What one visitor's session remembers between clicks, within bounds."""
 
-from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -12,7 +11,6 @@ from metal_defects.serving.predictor import Failure
 
 MAX_ROWS = 2_000  # about 30 kB each
 MAX_FAILURES = 1_000
-MAX_HEAT_MAPS = 100
 _KEY = "visit"
 
 
@@ -23,8 +21,9 @@ class Visit:
     Attributes:
         bundle_hash: of the model that answered; answers of two models are never mixed.
         generation: part of the keys of the input widgets; a new one empties them and frees the uploaded files.
+        known: rows by digest: the cache that spares a second inference.
         latest: the row to open when only one image came in.
-        heat_maps: by digest, the oldest first.
+        occlusions: heat maps by digest, where the bundle has no locator.
         repeated: how many files of the last upload were in the list already.
     """
 
@@ -33,15 +32,10 @@ class Visit:
     rows: list[Row] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     latest: Row | None = None
-    heat_maps: OrderedDict[str, np.ndarray] = field(default_factory=OrderedDict)
+    occlusions: dict[str, np.ndarray] = field(default_factory=dict)
     repeated: int = 0
-    _by_digest: dict[str, Row] = field(default_factory=dict)
+    known: dict[str, Row] = field(default_factory=dict)
     _names: set[tuple[str, str]] = field(default_factory=set)
-
-    @property
-    def known(self) -> dict[str, Row]:
-        """Rows by digest: the cache that spares a second inference."""
-        return self._by_digest
 
     @property
     def room(self) -> int:
@@ -67,15 +61,10 @@ class Visit:
         if failure not in self.failures and len(self.failures) < MAX_FAILURES:
             self.failures.append(failure)
 
-    def remember_heat_map(self, digest: str, heat_map: np.ndarray) -> None:
-        self.heat_maps[digest] = heat_map
-        while len(self.heat_maps) > MAX_HEAT_MAPS:
-            self.heat_maps.popitem(last=False)
-
     def _add_row(self, row: Row) -> None:
         self.rows.append(row)
         self._names.add((row.name, row.digest))
-        self._by_digest.setdefault(row.digest, row)
+        self.known.setdefault(row.digest, row)
 
 
 def current_visit(bundle_hash: str) -> Visit:

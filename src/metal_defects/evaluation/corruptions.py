@@ -1,0 +1,198 @@
+"""What goes wrong between a surface and its image: one table of seeded corruptions, five severities each."""
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+SEVERITIES = (1, 2, 3, 4, 5)
+Apply = Callable[[np.ndarray, float, np.random.Generator], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Corruption:
+    """One kind of damage.
+
+    Attributes:
+        name: in tables and plots.
+        unit: of the levels.
+        levels: one for each severity, mild to severe.
+        apply: uint8 (side, side, 3), a level and a random generator to uint8 of the same shape; leaves the input alone.
+    """
+
+    name: str
+    unit: str
+    levels: tuple[float, float, float, float, float]
+    apply: Apply
+
+
+def corrupt(image: np.ndarray, name: str, severity: int, seed: tuple[int, ...]) -> np.ndarray:
+    """One damaged copy of an image.
+
+    Args:
+        image: uint8 (side, side, 3).
+        name: a row of `CORRUPTIONS`.
+        severity: 1 to 5.
+        seed: the result is a function of this and the other arguments alone.
+
+    Returns:
+        uint8 (side, side, 3).
+    """
+    row = CORRUPTIONS[name]
+    return row.apply(image, row.levels[severity - 1], np.random.default_rng(seed))
+
+
+def add_noise(image: np.ndarray, decibels: float, random: np.random.Generator) -> np.ndarray:
+    """Gaussian sensor noise of a given signal-to-noise ratio, common to the three channels.
+
+    SNR = 10 log10(mean(x²) / σ²) over the grey levels x of this image: the power of the signal as it is, as measured by
+    the usual simulators of white noise. An image of mean level 128 gets σ of about 4 levels at 30 dB and 13 at 20 dB.
+    The weaker definition, by the variance of x, would give it about a fifth of that.
+
+    Args:
+        image: uint8 (side, side, 3).
+        decibels: smaller is noisier.
+        random: source of the noise.
+    """
+    levels = image.astype(np.float32)
+    sigma = np.sqrt(np.mean(levels**2) / 10 ** (decibels / 10))
+    return _to_pixels(levels + random.standard_normal(image.shape[:2], dtype=np.float32)[..., None] * sigma)
+
+
+def _add_dead_pixels(image: np.ndarray, share: float, random: np.random.Generator) -> np.ndarray:
+    damaged = image.copy()
+    hit = random.random(image.shape[:2]) < share
+    damaged[hit] = random.choice(np.array([0, 255], np.uint8), hit.sum())[:, None]
+    return damaged
+
+
+def _blur(image: np.ndarray, sigma: float, _: np.random.Generator) -> np.ndarray:
+    return np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(sigma)))
+
+
+def _blur_by_motion(image: np.ndarray, length: float, random: np.random.Generator) -> np.ndarray:
+    angle, reach = random.uniform(0, np.pi), int(np.ceil(length / 2))
+    kernel = np.zeros((2 * reach + 1, 2 * reach + 1), np.float32)
+    steps = np.linspace(-(length - 1) / 2, (length - 1) / 2, 4 * int(np.ceil(length)))
+    rows, columns = np.rint(reach + steps * np.sin(angle)), np.rint(reach + steps * np.cos(angle))
+    np.add.at(kernel, (rows.astype(int), columns.astype(int)), 1)
+    return _convolve(image, kernel)
+
+
+def _defocus(image: np.ndarray, radius: float, _: np.random.Generator) -> np.ndarray:
+    reach = int(np.ceil(radius))
+    y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
+    # A pixel on the rim counts by the share of it that the disc covers, roughly.
+    return _convolve(image, np.clip(radius + 0.5 - np.hypot(x, y), 0, 1).astype(np.float32))
+
+
+def _brighten(image: np.ndarray, share: float, _: np.random.Generator) -> np.ndarray:
+    return _to_pixels(image.astype(np.float32) + 255 * share)
+
+
+def _darken(image: np.ndarray, share: float, random: np.random.Generator) -> np.ndarray:
+    return _brighten(image, -share, random)
+
+
+def _change_contrast(image: np.ndarray, factor: float, _: np.random.Generator) -> np.ndarray:
+    levels = image.astype(np.float32)
+    return _to_pixels((levels - levels.mean()) * factor + levels.mean())
+
+
+def _light_unevenly(image: np.ndarray, amplitude: float, random: np.random.Generator) -> np.ndarray:
+    """Light that falls from 1 + amplitude on one side to 1 - amplitude on the other, in a random direction."""
+    side, angle = image.shape[0], random.uniform(0, 2 * np.pi)
+    y, x = np.mgrid[:side, :side].astype(np.float32) * (2 / max(side - 1, 1)) - 1
+    ramp = (x * np.cos(angle) + y * np.sin(angle)) / (abs(np.cos(angle)) + abs(np.sin(angle)))
+    return _to_pixels(image * (1 + amplitude * ramp[..., None]))
+
+
+def _compress(image: np.ndarray, quality: float, _: np.random.Generator) -> np.ndarray:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=int(quality))
+    return np.asarray(Image.open(buffer).convert("RGB"))
+
+
+def _downscale(image: np.ndarray, factor: float, _: np.random.Generator) -> np.ndarray:
+    side = image.shape[0]
+    small = Image.fromarray(image).resize((max(1, round(side * factor)),) * 2, Image.Resampling.BILINEAR)
+    return np.asarray(small.resize((side, side), Image.Resampling.BILINEAR))
+
+
+def _rotate(image: np.ndarray, degrees: float, random: np.random.Generator) -> np.ndarray:
+    side, margin = image.shape[0], image.shape[0] // 2
+    mirrored = np.pad(image, ((margin, margin), (margin, margin), (0, 0)), mode="symmetric")
+    turned = Image.fromarray(mirrored).rotate(degrees * random.choice((-1, 1)), Image.Resampling.BILINEAR)
+    return np.asarray(turned)[margin : margin + side, margin : margin + side].copy()
+
+
+def _shift(image: np.ndarray, share: float, random: np.random.Generator) -> np.ndarray:
+    side, angle = image.shape[0], random.uniform(0, 2 * np.pi)
+    rows, columns = (round(share * side * part) for part in (np.sin(angle), np.cos(angle)))
+    margin = max(abs(rows), abs(columns))
+    mirrored = np.pad(image, ((margin, margin), (margin, margin), (0, 0)), mode="symmetric")
+    return mirrored[margin + rows : margin + rows + side, margin + columns : margin + columns + side].copy()
+
+
+def _occlude(image: np.ndarray, share: float, random: np.random.Generator) -> np.ndarray:
+    """A plain rectangle of a random grey that covers `share` of the area: a label, a finger, a drop."""
+    side, aspect = image.shape[0], random.uniform(0.5, 2)
+    height, width = (min(side, max(1, round(side * np.sqrt(share * part)))) for part in (aspect, 1 / aspect))
+    top, left = random.integers(side - height + 1), random.integers(side - width + 1)
+    covered = image.copy()
+    covered[top : top + height, left : left + width] = random.integers(256)
+    return covered
+
+
+def _add_dust(image: np.ndarray, count: float, random: np.random.Generator) -> np.ndarray:
+    """Dark and light specks, up to 3 pixels in radius at 224 px: dust on the lens or on the sheet."""
+    side = image.shape[0]
+    y, x = np.mgrid[:side, :side].astype(np.float32)
+    opacity, levels = np.zeros((side, side), np.float32), np.zeros((side, side), np.float32)
+    for _ in range(int(count)):
+        row, column = random.uniform(0, side, 2)
+        radius, level = random.uniform(0.8, 3) * side / 224, random.choice((10, 245))
+        speck = np.clip(radius + 0.5 - np.hypot(x - column, y - row), 0, 1)
+        levels = np.where(speck > opacity, level, levels)
+        opacity = np.maximum(opacity, speck)
+    return _to_pixels(image * (1 - opacity[..., None]) + (levels * opacity)[..., None])
+
+
+def _convolve(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    """Convolution with a small kernel, brought to a sum of 1; the border is mirrored."""
+    side, reach = image.shape[0], kernel.shape[0] // 2
+    padded = np.pad(image, ((reach, reach), (reach, reach), (0, 0)), mode="symmetric").astype(np.float32)
+    total = np.zeros(image.shape, np.float32)
+    for row, column in np.argwhere(kernel):
+        total += kernel[row, column] * padded[row : row + side, column : column + side]
+    return _to_pixels(total / kernel.sum())
+
+
+def _to_pixels(levels: np.ndarray) -> np.ndarray:
+    return np.clip(np.rint(levels), 0, 255).astype(np.uint8)
+
+
+# Severity 3 is what a line may show on a bad day; 5 is where a person begins to doubt.
+CORRUPTIONS: dict[str, Corruption] = {
+    row.name: row
+    for row in (
+        Corruption("gaussian_noise", "dB SNR", (50, 40, 30, 25, 20), add_noise),
+        Corruption("dead_pixels", "share of pixels", (0.0005, 0.001, 0.002, 0.005, 0.01), _add_dead_pixels),
+        Corruption("blur", "px sigma", (0.5, 0.8, 1.2, 1.6, 2.0), _blur),
+        Corruption("motion_blur", "px length", (2, 4, 6, 9, 12), _blur_by_motion),
+        Corruption("defocus", "px radius", (0.7, 1.2, 1.8, 2.4, 3.0), _defocus),
+        Corruption("bright", "share of the range", (0.05, 0.1, 0.15, 0.2, 0.25), _brighten),
+        Corruption("dark", "share of the range", (0.05, 0.1, 0.15, 0.2, 0.25), _darken),
+        Corruption("low_contrast", "factor", (0.9, 0.75, 0.6, 0.5, 0.4), _change_contrast),
+        Corruption("high_contrast", "factor", (1.1, 1.25, 1.4, 1.6, 1.8), _change_contrast),
+        Corruption("uneven_light", "amplitude", (0.1, 0.2, 0.3, 0.4, 0.5), _light_unevenly),
+        Corruption("jpeg", "quality", (80, 60, 40, 25, 15), _compress),
+        Corruption("down_scaling", "factor", (0.8, 0.65, 0.5, 0.4, 0.3), _downscale),
+        Corruption("rotation", "degrees", (2, 5, 10, 15, 25), _rotate),
+        Corruption("shift", "share of the side", (0.03, 0.06, 0.1, 0.15, 0.2), _shift),
+        Corruption("occlusion", "share of the area", (0.02, 0.04, 0.07, 0.11, 0.16), _occlude),
+        Corruption("dust", "specks", (4, 8, 15, 25, 40), _add_dust),
+    )
+}

@@ -6,7 +6,8 @@ from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent
 os.environ.setdefault("METAL_DEFECTS_ROOT", str(PROJECT))
-sys.path.insert(0, str(PROJECT / "src"))
+if str(PROJECT / "src") not in sys.path:  # this script runs at every click
+    sys.path.insert(0, str(PROJECT / "src"))
 
 from metal_defects.serving.app.main import show_app  # noqa: E402
 

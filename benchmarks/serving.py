@@ -25,7 +25,7 @@ from metal_defects.data.imaging import Preprocessor
 from metal_defects.data.layouts import read_image_set
 from metal_defects.errors import UserError
 from metal_defects.log import console
-from metal_defects.serving.bundle import find_bundle
+from metal_defects.serving.bundle import KERAS_FILE, find_bundle
 from metal_defects.serving.predictor import Prediction, Predictor, open_graph
 
 CLIENTS = 8
@@ -103,7 +103,7 @@ class Bench:
 def measure_one_image(bench: Bench) -> Iterator[Row]:
     """File to answer, against `load_img` and `model.predict`, each in a process of its own."""
     files = bench.spread(40 if bench.quick else 200)
-    model = bench.keras_file or bench.predictor.bundle.keras_file()
+    model = bench.keras_file or bench.predictor.bundle.keras_artifacts() / KERAS_FILE
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         ours = 1000 * pool.submit(time_predictor, bench.bundle, files).result()
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:

@@ -202,6 +202,9 @@ class AugmentationParams(_Frozen):
     contrast: Annotated[float, Field(ge=0, lt=1)]
     blur_sigma: Annotated[float, Field(ge=0, le=10)]
     noise_sigma: Annotated[float, Field(ge=0, le=100)]
+    motion_blur: Annotated[float, Field(ge=0, le=30)] = 0
+    occlusion: Annotated[float, Field(ge=0, le=0.5)] = 0
+    specks: Annotated[int, Field(ge=0, le=200)] = 0
 
 
 class FromScratchParams(_Frozen):
@@ -253,6 +256,21 @@ class HyperparameterTuningParams(_Frozen):
         return self
 
 
+class VerdictParams(_Frozen):
+    unknown_distance: Positive
+    review_distance: Positive | None
+    min_confidence: Share
+
+
+class ModelEvaluationParams(_Frozen):
+    folds: Annotated[int, Field(ge=2, le=20)]
+    repeats: Annotated[int, Field(ge=1, le=20)]
+    coverage: Annotated[float, Field(gt=0, lt=1)]
+    guard_acceptance: Annotated[float, Field(gt=0, le=1)]
+    verdict: VerdictParams
+    robustness_images: Count
+
+
 class ModelExportParams(_Frozen):
     int8: bool
     calibration_images: Annotated[int, Field(ge=8, le=10_000)]
@@ -269,6 +287,7 @@ class Params(_Frozen):
     callbacks: CallbacksParams
     training: TrainingParams
     hyperparameter_tuning: HyperparameterTuningParams
+    model_evaluation: ModelEvaluationParams
     model_export: ModelExportParams
 
 

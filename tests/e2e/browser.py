@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from selenium import webdriver
+from selenium.common.exceptions import TimeoutException
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
@@ -72,8 +73,10 @@ class Browser:
 
     def wait_until(self, script: str, *arguments: Any, seconds: float = 20) -> Any:
         """The first true value that JavaScript returns."""
-        wait = WebDriverWait(self._driver, seconds, poll_frequency=0.02)
-        return wait.until(lambda _: self.run(script, *arguments), f"{script} {arguments} on a page with: {self.text}")
+        try:
+            return WebDriverWait(self._driver, seconds, 0.02).until(lambda _: self.run(script, *arguments))
+        except TimeoutException as error:
+            raise AssertionError(f"{script} {arguments} did not come true on a page with: {self.text}") from error
 
     def wait_for(self, text: str) -> None:
         """Wait until the page shows a text and is drawn to its end."""

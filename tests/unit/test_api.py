@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from metal_defects.config import Serving, load_settings
 from metal_defects.errors import ConfigError
 from metal_defects.serving.api import create_app
 from metal_defects.serving.api_models import Answer, ModelCard, Refused
+from metal_defects.serving.boxes import Box
 from metal_defects.serving.bundle import Bundle
 from metal_defects.serving.cores import count_cores
 from metal_defects.serving.predictor import Input, Prediction, Predictor
@@ -218,8 +220,9 @@ def test_model_card(app: FastAPI, predictor: Predictor) -> None:
 
 def test_health_needs_no_key_and_everything_else_does(predictor: Predictor) -> None:
     app = next(open_app(predictor, key="pass-wörd"))
-    guarded = [("POST", "/v1/predict"), ("GET", "/v1/model"), ("GET", "/metrics"), ("GET", "/docs")]
-    guarded += [("GET", "/openapi.json"), ("GET", "/no/such/path"), ("GET", "/healthz/"), ("GET", "//healthz")]
+    guarded = [("POST", "/v1/predict"), ("POST", "/v1/heatmap"), ("GET", "/v1/model"), ("GET", "/metrics")]
+    guarded += [("GET", "/docs"), ("GET", "/openapi.json")]
+    guarded += [("GET", "/no/such/path"), ("GET", "/healthz/"), ("GET", "//healthz")]
     basic = {"Authorization": "Basic pass-wörd".encode()}
     for wrong in ({}, {"X-API-Key": "pass"}, {"Authorization": "Bearer"}, basic):
         for method, path in guarded:
@@ -375,6 +378,65 @@ def test_a_large_image_waits_for_another(slow: Slow, monkeypatch: pytest.MonkeyP
 
     assert asyncio.run(two()) == [200, 200]
     assert slow.most_running == 1
+
+
+class Seeing:
+    """Sees a defect in the upper left quarter of every image."""
+
+    def __init__(self, bundle: Bundle, heat_map: np.ndarray | None) -> None:
+        self.bundle = bundle
+        self.heat_map = heat_map
+
+    def explain(self, source: Input, name: str | None = None) -> tuple[Prediction, np.ndarray | None]:
+        return Prediction(name, "Red", 1.0, {"Red": 1.0}, 1.0), self.heat_map
+
+
+QUARTER = np.kron([[1, 0], [0, 0]], np.ones((4, 4), np.float32))
+
+
+@pytest.mark.parametrize("is_raw", [True, False])
+def test_heat_map_is_laid_over_the_upright_image(predictor: Predictor, is_raw: bool) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = encode(Image.new("RGB", (40, 80), (0, 0, 200)), "PNG", exif=exif)
+    app = next(open_app(Seeing(predictor.bundle, QUARTER)))
+    response = call(
+        app, path="/v1/heatmap", **({"content": turned, "headers": PNG} if is_raw else {"files": files(("a", turned))})
+    )
+    assert response.status_code == 200 and response.headers["content-type"] == "image/png"
+    pixels = np.asarray(Image.open(BytesIO(response.content)).convert("RGB")).astype(int)
+    assert pixels.shape == (40, 80, 3)
+    assert pixels[5, 5, 0] > 100 > pixels[5, 5, 2] and pixels[35, 75].tolist() == [0, 0, 200]
+    assert 'images_total{outcome="label",value="Red"} 1.0' in call(app, "GET", "/metrics").text
+
+
+def test_the_picture_of_a_large_image_is_small(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("metal_defects.serving.workers.OVERLAY_SIDE", 50)
+    app = next(open_app(Seeing(predictor.bundle, QUARTER)))
+    response = call(app, path="/v1/heatmap", content=encode(Image.new("RGB", (200, 100)), "PNG"), headers=PNG)
+    assert Image.open(BytesIO(response.content)).size == (50, 25)
+
+
+def test_no_heat_map_where_there_is_none(predictor: Predictor) -> None:
+    app = next(open_app(Seeing(predictor.bundle, None)))
+    refused(call(app, path="/v1/heatmap", content=RED, headers=PNG), 409, "no_heat_map")
+    refused(call(app, path="/v1/heatmap", content=RED[:900], headers=PNG), 422, "truncated")
+    refused(call(app, path="/v1/heatmap", files=files(("a", RED), ("b", RED))), 413, "too_many_files")
+
+
+def test_everything_that_an_evaluated_model_says_is_described(predictor: Predictor) -> None:
+    class Evaluated:
+        bundle = predictor.bundle
+
+        def predict(self, source: Input, name: str | None = None) -> Prediction:
+            return Prediction(
+                name, "Red", 0.6, {"Red": 0.6, "Blue": 0.4}, 1.0, "review", "two classes are possible", 0.7,
+                ("Red", "Blue"), (Box(0.1, 0.2, 0.5, 1.0, 0.9),),
+            )  # fmt: skip
+
+    answer = Answer.model_validate(call(next(open_app(Evaluated())), content=RED, headers=PNG).json())
+    assert (answer.results[0].verdict, answer.results[0].prediction_set) == ("review", ["Red", "Blue"])
+    assert answer.results[0].boxes[0].box == [0.1, 0.2, 0.5, 1.0]
 
 
 def test_a_fault_of_the_server_is_not_blamed_on_the_file(predictor: Predictor) -> None:

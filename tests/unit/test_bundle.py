@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 from bundles import COLOURS, SIDE, write_bundle
 
-from metal_defects.serving.bundle import ENV_BUNDLE, BundleError, find_bundle, load_bundle
+from metal_defects.serving.bundle import ENV_BUNDLE, KERAS_FILE, BundleError, find_bundle, load_bundle
 from metal_defects.serving.predictor import Predictor
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return write_bundle(tmp_path / "bundle")
+    return write_bundle(tmp_path / "09" / "bundle")
 
 
 def edit_card(folder: Path, **changes: object) -> None:
@@ -131,14 +131,15 @@ def test_graph_that_contradicts_the_card_is_refused(folder: Path) -> None:
 
 
 def test_keras_runtime_without_its_model_says_what_to_do(folder: Path) -> None:
-    with pytest.raises(BundleError, match=r"needs tuned_model\.h5.*python main\.py"):
-        load_bundle(folder).keras_file()
+    with pytest.raises(BundleError, match=r"needs the run that made.*python main\.py"):
+        load_bundle(folder).keras_artifacts()
 
 
 def test_keras_model_of_another_run_is_refused(folder: Path) -> None:
-    (folder / "tuned_model.h5").write_bytes(b"another")
+    (folder.parents[1] / KERAS_FILE).parent.mkdir()
+    (folder.parents[1] / KERAS_FILE).write_bytes(b"another")
     with pytest.raises(BundleError, match="not made from this model"):
-        load_bundle(folder).keras_file()
+        load_bundle(folder).keras_artifacts()
 
 
 class TestFindBundle:

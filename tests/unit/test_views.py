@@ -12,11 +12,11 @@ from metal_defects.models.views import augment
 
 OFF = {
     "flip": False, "quarter_turns": False, "rotation_degrees": 0, "shift": 0, "zoom": 0,
-    "brightness": 0, "contrast": 0, "blur_sigma": 0, "noise_sigma": 0,
+    "brightness": 0, "contrast": 0, "blur_sigma": 0, "motion_blur": 0, "noise_sigma": 0, "occlusion": 0, "specks": 0,
 }  # fmt: skip
 AS_SHIPPED = AugmentationParams(
     flip=True, quarter_turns=True, rotation_degrees=10, shift=0.1, zoom=0.1,
-    brightness=0.15, contrast=0.2, blur_sigma=1.0, noise_sigma=8.0,
+    brightness=0.15, contrast=0.3, blur_sigma=2.0, motion_blur=8, noise_sigma=12.0, occlusion=0.1, specks=20,
 )  # fmt: skip
 SEEDS = [(42, 1, index) for index in range(40)]
 seeds = st.tuples(*[st.integers(0, 2**31 - 1)] * 3)
@@ -126,6 +126,32 @@ def test_blur_smooths_and_keeps_the_mean() -> None:
         deviations.append(view.std())
     assert min(deviations) < 0.5 * image.std()
     assert max(deviations) == pytest.approx(image.std(), abs=0.5)
+
+
+def test_motion_smears_along_one_direction_alone() -> None:
+    image = draw_image(48)
+    views = [augment(image, only(motion_blur=8), seed).astype(float) for seed in SEEDS]
+    smeared = [view for view in views if not np.array_equal(view, image)]
+    assert 3 < len(smeared) < len(SEEDS), "some views are smeared, the others stay sharp"
+    assert all(abs(view.mean() - image.mean()) < 3 for view in smeared)
+    contrasts = [[np.abs(np.diff(view, axis=axis)).mean() for axis in (0, 1)] for view in smeared]
+    assert max(max(pair) / min(pair) for pair in contrasts) > 1.5
+
+
+def test_occlusion_covers_no_more_than_its_share() -> None:
+    image = np.full((60, 60, 3), 7, np.uint8)
+    shares = [(augment(image, only(occlusion=0.2), seed) != 7).any(axis=2).mean() for seed in SEEDS]
+    assert 0.1 < max(shares) < 0.23
+    assert 0 < sum(share == 0 for share in shares) < len(SEEDS), "some views stay whole"
+
+
+def test_specks_are_few_small_and_dark_or_light() -> None:
+    image = np.full((224, 224, 3), 128, np.uint8)
+    views = [augment(image, only(specks=20), seed) for seed in SEEDS]
+    shares = [(view != 128).any(axis=2).mean() for view in views]
+    assert 0 < max(shares) < 20 * 8**2 / 224**2
+    assert min(view.min() for view in views) < 30
+    assert max(view.max() for view in views) > 225
 
 
 @pytest.mark.parametrize("change", [{"rotation_degrees": 30}, {"shift": 0.2}, {"zoom": 0.3}])

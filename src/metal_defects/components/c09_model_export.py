@@ -16,11 +16,13 @@ from metal_defects.evaluation.export_plots import compare_variants
 from metal_defects.evaluation.metrics import classification_metrics
 from metal_defects.files import atomic_path, read_json, sha256_file, write_json
 from metal_defects.log import logger
+from metal_defects.models.answer import call_by_name, load_answer_model
 from metal_defects.models.onnx_graphs import export_float32, quantise
 from metal_defects.pipeline.digest import library_versions
 from metal_defects.pipeline.runner import StageContext
 from metal_defects.serving.bundle import CARD, FORMAT
 from metal_defects.serving.predictor import Infer, open_graph
+from metal_defects.serving.verdict import decide
 
 if TYPE_CHECKING:
     import keras
@@ -34,40 +36,42 @@ NEEDED_SPEEDUP = 1.25
 BATCH = 16
 WARM_UP, TIMED = 3, 30
 Data = dict[str, tuple[np.ndarray, np.ndarray]]
+Answers = dict[str, np.ndarray]
 
 
 def run(ctx: StageContext) -> None:
     """Write bundle/ (the graphs and bundle.json), parity.csv and variants.png."""
-    import keras
-
     tuned, snapshots = ctx.artifacts / "07_hyperparameter_tuning", ctx.artifacts / "03_dataset_loader"
     params, card = ctx.settings.params.model_export, read_json(tuned / "tuned_model.json")
-    model = keras.models.load_model(tuned / "tuned_model.h5", compile=False)
+    model, names = load_answer_model(ctx.artifacts)
     folder = ctx.out / "bundle"
     graphs = {"float32": folder / FILES["float32"]}
-    export_float32(model, graphs["float32"])
+    export_float32(model, names, graphs["float32"])
     if params.int8:
         graphs["int8"] = folder / FILES["int8"]
         quantise(graphs["float32"], graphs["int8"], _calibration_images(snapshots, params.calibration_images))
 
+    decision = read_json(ctx.artifacts / "08_model_evaluation" / "decision.json")
+    rules = decision["verdict_rules"]
     data = {split: (_load_images(snapshots, split), load_labels(snapshots, split)) for split in SPLITS}
-    expected = _predict(_wrap_keras(model), data)
-    rows = {"keras": _describe(tuned / "tuned_model.h5", _time_one(_wrap_predict(model), data), data, expected, card)}
+    expected = _answer(call_by_name(model, names), data)
+    usual = _time_one(_wrap_predict(model), data)
+    rows = {"keras": _describe(tuned / "tuned_model.h5", usual, data, expected["probabilities"], card)}
     differences = {}
     for name, path in graphs.items():
         infer = open_graph(path)
-        answers = _predict(infer, data)
-        parity = check_parity(expected, answers, TOLERANCES[name])
-        rows[name] = _describe(path, _time_one(infer, data), data, answers, card) | {"parity": parity}
+        answers = _answer(infer, data)
+        parity = check_parity(expected, answers, TOLERANCES[name], card["classes"], rules)
+        rows[name] = _describe(path, _time_one(infer, data), data, answers["probabilities"], card) | {"parity": parity}
         rows[name]["fault"] = find_fault(name, rows)
-        differences[name] = abs(answers - expected).max(axis=1)
+        differences[name] = abs(answers["probabilities"] - expected["probabilities"]).max(axis=1)
     if rows["float32"]["fault"]:
         raise RuntimeError(f"The exported graph does not answer as tuned_model.h5 does: {rows['float32']['fault']}.")
     default = "int8" if "int8" in rows and not rows["int8"]["fault"] else "float32"
     _write_parity(ctx.out / "parity.csv", rows, default)
     compare_variants(rows, differences, TOLERANCES, ctx.out / "variants.png", f"{card['model']} ({card['weights']})")
     variants = {name: rows[name] for name in graphs}
-    write_json(folder / CARD, _make_card(ctx, card, variants, default))
+    write_json(folder / CARD, _make_card(ctx, card, variants, default, decision))
     for name, row in variants.items():
         note = f"not the default: {row['fault']}" if row["fault"] else "default" if name == default else ""
         logger.info(
@@ -77,17 +81,37 @@ def run(ctx: StageContext) -> None:
         )  # fmt: skip
 
 
-def check_parity(expected: np.ndarray, answers: np.ndarray, tolerance: float) -> dict[str, Any]:
-    """Compare probabilities, (images, classes) each, with those of the Keras model."""
-    equal = int((expected.argmax(axis=1) == answers.argmax(axis=1)).sum())
-    difference = float(abs(expected - answers).max())
+def check_parity(
+    expected: Answers, answers: Answers, tolerance: float, classes: list[str], rules: dict[str, Any]
+) -> dict[str, Any]:
+    """Compare what a graph answers with what the Keras model does: labels, verdicts, and every output's values.
+
+    Args:
+        expected, answers: outputs by name, of the same images.
+        tolerance: for probabilities and the heat map; for the distance, as a share of it.
+        classes: names.
+        rules: of the verdicts.
+    """
+    equal = int((expected["probabilities"].argmax(axis=1) == answers["probabilities"].argmax(axis=1)).sum())
+    verdicts = [_decide_all(outputs, classes, rules) for outputs in (expected, answers)]
+    differences = {name: float(abs(expected[name] - answers[name]).max()) for name in expected}
+    if "distance" in expected:
+        differences["distance"] = float(abs(answers["distance"] / np.maximum(expected["distance"], 1e-6) - 1).max())
     return {
-        "images": len(expected),
+        "images": len(expected["probabilities"]),
         "labels_equal": equal,
-        "max_difference": float(f"{difference:.3g}"),
+        "verdicts_equal": sum(one == other for one, other in zip(*verdicts, strict=True)),
+        "max_difference": float(f"{differences['probabilities']:.3g}"),
+        "max_differences": {name: float(f"{value:.3g}") for name, value in differences.items()},
         "tolerance": tolerance,
-        "ok": equal == len(expected) and difference <= tolerance,
+        "ok": equal == len(expected["probabilities"]) and max(differences.values()) <= tolerance,
     }
+
+
+def _decide_all(outputs: Answers, classes: list[str], rules: dict[str, Any]) -> list[str]:
+    distances = outputs.get("distance", [None] * len(outputs["probabilities"]))
+    pairs = zip(outputs["probabilities"], distances, strict=True)
+    return [decide(shares, distance, classes, rules).verdict for shares, distance in pairs]
 
 
 def find_fault(name: str, rows: dict[str, dict[str, Any]]) -> str | None:
@@ -105,7 +129,10 @@ def find_fault(name: str, rows: dict[str, dict[str, Any]]) -> str | None:
     if parity["labels_equal"] < parity["images"]:
         return f"{parity['images'] - parity['labels_equal']} of {parity['images']} labels differ"
     if not parity["ok"]:
-        return f"probabilities differ by up to {parity['max_difference']}, more than {parity['tolerance']}"
+        name, most = max(parity["max_differences"].items(), key=lambda item: item[1])
+        return f"{name} differs by up to {most}, more than {parity['tolerance']}"
+    if parity["verdicts_equal"] < parity["images"]:
+        return f"{parity['images'] - parity['verdicts_equal']} of {parity['images']} verdicts differ"
     speedup = rows["float32"]["milliseconds_per_image"] / row["milliseconds_per_image"]
     if name != "float32" and speedup < NEEDED_SPEEDUP:
         return f"{speedup:.2f} times the speed of float32, less than {NEEDED_SPEEDUP}"
@@ -124,20 +151,16 @@ def _calibration_images(snapshots: Path, count: int) -> np.ndarray:
     return np.stack([image for n, (image, _) in enumerate(dataset.as_numpy_iterator()) if n in chosen])
 
 
-def _wrap_keras(model: "keras.Model") -> Infer:
-    return lambda pixels: {"probabilities": np.asarray(model(pixels, training=False))}
-
-
 def _wrap_predict(model: "keras.Model") -> Infer:
     """The usual way of asking a Keras model, to compare latencies with."""
-    return lambda pixels: {"probabilities": model.predict(pixels, verbose=0)}
+    return lambda pixels: {"all": model.predict(pixels, verbose=0)}
 
 
-def _predict(infer: Infer, data: Data) -> np.ndarray:
-    """Probabilities of all splits, one after the other, float32 (images, classes)."""
+def _answer(infer: Infer, data: Data) -> Answers:
+    """Outputs by name of all splits, one after the other."""
     images = np.concatenate([images for images, _ in data.values()])
-    batches = [images[start : start + BATCH] for start in range(0, len(images), BATCH)]
-    return np.concatenate([infer(batch)["probabilities"] for batch in batches])
+    parts = [infer(images[start : start + BATCH]) for start in range(0, len(images), BATCH)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _time_one(infer: Infer, data: Data) -> float:
@@ -162,7 +185,11 @@ def _describe(path: Path, milliseconds: float, data: Data, answers: np.ndarray, 
 
 
 def _make_card(
-    ctx: StageContext, card: dict[str, Any], variants: dict[str, dict[str, Any]], default: str
+    ctx: StageContext,
+    card: dict[str, Any],
+    variants: dict[str, dict[str, Any]],
+    default: str,
+    decision: dict[str, Any],
 ) -> dict[str, Any]:
     metrics = read_json(ctx.artifacts / "07_hyperparameter_tuning" / "metrics.json")
     versions = library_versions() | {name: version(name) for name in ("onnx", "onnxruntime", "tf2onnx", "pillow")}
@@ -175,8 +202,9 @@ def _make_card(
         "input": {key: card[key] for key in ("image_size", "resize", "limits")},
         "default": default,
         "variants": variants,
-        "thresholds": {},
-        "verdict_rules": None,
+        "verdict_rules": decision["verdict_rules"],
+        "locator": decision["locator"],
+        "evaluation": _summarise(read_json(ctx.artifacts / "08_model_evaluation" / "evaluation.json")),
         "data": card["data"],
         "provenance": {
             **{key: card[key] for key in ("model", "weights", "hyperparameters")},
@@ -188,11 +216,30 @@ def _make_card(
     }
 
 
+def _summarise(evaluation: dict[str, Any]) -> dict[str, Any]:
+    """The figures of stage 08 that everyone who serves the bundle should know."""
+    counts = evaluation["verdicts"].get("out_of_fold") or evaluation["verdicts"]["test"]
+    images, accepted = counts["images"], max(counts["accept"], 1)
+    served = evaluation["conformal"]["served"]
+    return {
+        "images": evaluation["protocol"]["images"],
+        "folds": evaluation["protocol"]["folds"],
+        "ece": {key: evaluation["calibration"]["after"]["ece"][key] for key in ("value", "low", "high")},
+        "coverage": served["covered"],
+        "mean_set_size": served["mean_size"],
+        "guard": {"accepted": evaluation["guard"]["accepted_held_out"]},
+        "verdicts": {
+            **{name: counts[name] / images for name in ("accept", "review", "unknown")},
+            "error_among_accepted": counts["errors_among_accepted"] / accepted,
+        },
+    }
+
+
 def _write_parity(target: Path, rows: dict[str, dict[str, Any]], default: str) -> None:
     with atomic_path(target) as partial, partial.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         scores = [f"{split}_{part}" for split in SPLITS for part in ("accuracy", "low_95", "high_95")]
-        parity_columns = ("images", "labels_equal", "max_difference", "tolerance", "ok")
+        parity_columns = ("images", "labels_equal", "verdicts_equal", "max_difference", "tolerance", "ok")
         writer.writerow(
             ("variant", "bytes", "milliseconds_per_image", *scores, *parity_columns, "is_default", "fault")
         )

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageFilter
 
+from metal_defects.models.views import add_specks, blur_by_motion, convolve, cover_part, to_pixels
+
 SEVERITIES = (1, 2, 3, 4, 5)
 Apply = Callable[[np.ndarray, float, np.random.Generator], np.ndarray]
 
@@ -58,7 +60,7 @@ def add_noise(image: np.ndarray, decibels: float, random: np.random.Generator) -
     """
     levels = image.astype(np.float32)
     sigma = np.sqrt(np.mean(levels**2) / 10 ** (decibels / 10))
-    return _to_pixels(levels + random.standard_normal(image.shape[:2], dtype=np.float32)[..., None] * sigma)
+    return to_pixels(levels + random.standard_normal(image.shape[:2], dtype=np.float32)[..., None] * sigma)
 
 
 def _add_dead_pixels(image: np.ndarray, share: float, random: np.random.Generator) -> np.ndarray:
@@ -72,24 +74,15 @@ def _blur(image: np.ndarray, sigma: float, _: np.random.Generator) -> np.ndarray
     return np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(sigma)))
 
 
-def _blur_by_motion(image: np.ndarray, length: float, random: np.random.Generator) -> np.ndarray:
-    angle, reach = random.uniform(0, np.pi), int(np.ceil(length / 2))
-    kernel = np.zeros((2 * reach + 1, 2 * reach + 1), np.float32)
-    steps = np.linspace(-(length - 1) / 2, (length - 1) / 2, 4 * int(np.ceil(length)))
-    rows, columns = np.rint(reach + steps * np.sin(angle)), np.rint(reach + steps * np.cos(angle))
-    np.add.at(kernel, (rows.astype(int), columns.astype(int)), 1)
-    return _convolve(image, kernel)
-
-
 def _defocus(image: np.ndarray, radius: float, _: np.random.Generator) -> np.ndarray:
     reach = int(np.ceil(radius))
     y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
     # A pixel on the rim counts by the share of it that the disc covers, roughly.
-    return _convolve(image, np.clip(radius + 0.5 - np.hypot(x, y), 0, 1).astype(np.float32))
+    return convolve(image, np.clip(radius + 0.5 - np.hypot(x, y), 0, 1).astype(np.float32))
 
 
 def _brighten(image: np.ndarray, share: float, _: np.random.Generator) -> np.ndarray:
-    return _to_pixels(image.astype(np.float32) + 255 * share)
+    return to_pixels(image.astype(np.float32) + 255 * share)
 
 
 def _darken(image: np.ndarray, share: float, random: np.random.Generator) -> np.ndarray:
@@ -98,7 +91,7 @@ def _darken(image: np.ndarray, share: float, random: np.random.Generator) -> np.
 
 def _change_contrast(image: np.ndarray, factor: float, _: np.random.Generator) -> np.ndarray:
     levels = image.astype(np.float32)
-    return _to_pixels((levels - levels.mean()) * factor + levels.mean())
+    return to_pixels((levels - levels.mean()) * factor + levels.mean())
 
 
 def _light_unevenly(image: np.ndarray, amplitude: float, random: np.random.Generator) -> np.ndarray:
@@ -106,7 +99,7 @@ def _light_unevenly(image: np.ndarray, amplitude: float, random: np.random.Gener
     side, angle = image.shape[0], random.uniform(0, 2 * np.pi)
     y, x = np.mgrid[:side, :side].astype(np.float32) * (2 / max(side - 1, 1)) - 1
     ramp = (x * np.cos(angle) + y * np.sin(angle)) / (abs(np.cos(angle)) + abs(np.sin(angle)))
-    return _to_pixels(image * (1 + amplitude * ramp[..., None]))
+    return to_pixels(image * (1 + amplitude * ramp[..., None]))
 
 
 def _compress(image: np.ndarray, quality: float, _: np.random.Generator) -> np.ndarray:
@@ -136,42 +129,8 @@ def _shift(image: np.ndarray, share: float, random: np.random.Generator) -> np.n
     return mirrored[margin + rows : margin + rows + side, margin + columns : margin + columns + side].copy()
 
 
-def _occlude(image: np.ndarray, share: float, random: np.random.Generator) -> np.ndarray:
-    """A plain rectangle of a random grey that covers `share` of the area: a label, a finger, a drop."""
-    side, aspect = image.shape[0], random.uniform(0.5, 2)
-    height, width = (min(side, max(1, round(side * np.sqrt(share * part)))) for part in (aspect, 1 / aspect))
-    top, left = random.integers(side - height + 1), random.integers(side - width + 1)
-    covered = image.copy()
-    covered[top : top + height, left : left + width] = random.integers(256)
-    return covered
-
-
 def _add_dust(image: np.ndarray, count: float, random: np.random.Generator) -> np.ndarray:
-    """Dark and light specks, up to 3 pixels in radius at 224 px: dust on the lens or on the sheet."""
-    side = image.shape[0]
-    y, x = np.mgrid[:side, :side].astype(np.float32)
-    opacity, levels = np.zeros((side, side), np.float32), np.zeros((side, side), np.float32)
-    for _ in range(int(count)):
-        row, column = random.uniform(0, side, 2)
-        radius, level = random.uniform(0.8, 3) * side / 224, random.choice((10, 245))
-        speck = np.clip(radius + 0.5 - np.hypot(x - column, y - row), 0, 1)
-        levels = np.where(speck > opacity, level, levels)
-        opacity = np.maximum(opacity, speck)
-    return _to_pixels(image * (1 - opacity[..., None]) + (levels * opacity)[..., None])
-
-
-def _convolve(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-    """Convolution with a small kernel, brought to a sum of 1; the border is mirrored."""
-    side, reach = image.shape[0], kernel.shape[0] // 2
-    padded = np.pad(image, ((reach, reach), (reach, reach), (0, 0)), mode="symmetric").astype(np.float32)
-    total = np.zeros(image.shape, np.float32)
-    for row, column in np.argwhere(kernel):
-        total += kernel[row, column] * padded[row : row + side, column : column + side]
-    return _to_pixels(total / kernel.sum())
-
-
-def _to_pixels(levels: np.ndarray) -> np.ndarray:
-    return np.clip(np.rint(levels), 0, 255).astype(np.uint8)
+    return add_specks(image, int(count), random)
 
 
 # Severity 3 is what a line may show on a bad day; 5 is where a person begins to doubt.
@@ -181,7 +140,7 @@ CORRUPTIONS: dict[str, Corruption] = {
         Corruption("gaussian_noise", "dB SNR", (50, 40, 30, 25, 20), add_noise),
         Corruption("dead_pixels", "share of pixels", (0.0005, 0.001, 0.002, 0.005, 0.01), _add_dead_pixels),
         Corruption("blur", "px sigma", (0.5, 0.8, 1.2, 1.6, 2.0), _blur),
-        Corruption("motion_blur", "px length", (2, 4, 6, 9, 12), _blur_by_motion),
+        Corruption("motion_blur", "px length", (2, 4, 6, 9, 12), blur_by_motion),
         Corruption("defocus", "px radius", (0.7, 1.2, 1.8, 2.4, 3.0), _defocus),
         Corruption("bright", "share of the range", (0.05, 0.1, 0.15, 0.2, 0.25), _brighten),
         Corruption("dark", "share of the range", (0.05, 0.1, 0.15, 0.2, 0.25), _darken),
@@ -192,7 +151,7 @@ CORRUPTIONS: dict[str, Corruption] = {
         Corruption("down_scaling", "factor", (0.8, 0.65, 0.5, 0.4, 0.3), _downscale),
         Corruption("rotation", "degrees", (2, 5, 10, 15, 25), _rotate),
         Corruption("shift", "share of the side", (0.03, 0.06, 0.1, 0.15, 0.2), _shift),
-        Corruption("occlusion", "share of the area", (0.02, 0.04, 0.07, 0.11, 0.16), _occlude),
+        Corruption("occlusion", "share of the area", (0.02, 0.04, 0.07, 0.11, 0.16), cover_part),
         Corruption("dust", "specks", (4, 8, 15, 25, 40), _add_dust),
     )
 }

@@ -73,7 +73,7 @@ def evaluate(
     if adapt is not None:
         from metal_defects.evaluation.adaptation import adapt_to
 
-        result["adapted"] = adapt_to(settings, found, mapping, adapt)
+        result["adapted"] = adapt_to(settings, found, adapt)
         _show_adapted(result["adapted"])
     target = artifacts / "evaluations" / f"{found.root.name}.json"
     write_json(target, result)

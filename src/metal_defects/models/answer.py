@@ -1,5 +1,6 @@
 """One model from pixels to the whole answer: calibrated probabilities, distance from the known surfaces, heat map."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,6 +33,12 @@ class AnswerParts:
     temperature: float = 1.0
     guard: Guard | None = None
     locator: Locator | None = None
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the outputs of the model with these parts."""
+        present = (True, self.guard is not None, self.locator is not None)
+        return tuple(name for name, there in zip(OUTPUTS, present, strict=True) if there)
 
     def save(self, folder: Path) -> None:
         """Write answer.npz."""
@@ -91,8 +98,28 @@ def open_model(model: "keras.Model") -> OpenModel:
     return OpenModel(model.input, maps, model.layers[-1](features, training=False))
 
 
+def load_answer_model(artifacts: Path) -> "tuple[keras.Model, tuple[str, ...]]":
+    """tuned_model.h5 with the parts of stage 08, as `build_answer_model` gives it, and the names of its outputs."""
+    import keras
+
+    model = keras.models.load_model(artifacts / "07_hyperparameter_tuning" / "tuned_model.h5", compile=False)
+    parts = AnswerParts.load(artifacts / "08_model_evaluation")
+    return build_answer_model(model, parts), parts.outputs
+
+
+def call_by_name(model: "keras.Model", names: Sequence[str]) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+    """From uint8 pixels (batch, side, side, 3) to the model's outputs by name."""
+
+    def infer(pixels: np.ndarray) -> dict[str, np.ndarray]:
+        outputs = model(pixels, training=False)
+        values = outputs if isinstance(outputs, list | tuple) else [outputs]
+        return {name: np.asarray(value) for name, value in zip(names, values, strict=True)}
+
+    return infer
+
+
 def build_answer_model(model: "keras.Model", parts: AnswerParts) -> "keras.Model":
-    """The classifier with what `parts` add; its outputs are those of OUTPUTS that there are, in their order.
+    """The classifier with what `parts` add; its outputs are `parts.outputs`.
 
     The temperature goes into the last layer's weights, so the classifier given is changed by it.
 

@@ -122,7 +122,10 @@ def build_head(
     if hidden_units:
         x = layers.Dense(hidden_units, activation="relu", kernel_regularizer=decay, name="hidden")(x)
         x = layers.Dropout(dropout, name="hidden_dropout")(x)
-    output = layers.Dense(classes, activation="softmax", kernel_regularizer=decay, name="probabilities")(x)
+    # From zero, no class has a head start that early stopping would keep.
+    output = layers.Dense(
+        classes, activation="softmax", kernel_initializer="zeros", kernel_regularizer=decay, name="probabilities"
+    )(x)
     return keras.Model(features, output, name="head")
 
 

@@ -2,7 +2,7 @@
 
 import logging
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import keras
     import onnx
 
-INPUT, OUTPUT, BATCH = "pixels", "probabilities", "N"
+INPUT, BATCH = "pixels", "N"
 OPSET = 18
 # Convolutions at the entrance that stay in float: their few channels have very unequal ranges, and every error made
 # there goes through the whole network. They hold a thousandth of the weights.
@@ -22,12 +22,13 @@ FLOAT_AT_ENTRANCE = 3
 CALIBRATION_BATCH = 8
 
 
-def export_float32(model: "keras.Model", target: Path) -> None:
+def export_float32(model: "keras.Model", outputs: Sequence[str], target: Path) -> None:
     """Write a model as an ONNX graph: the same function, the same bytes each time, no names of this machine.
 
     Args:
-        model: uint8 (batch, side, side, 3) to probabilities (batch, classes).
-        target: gets a graph from `pixels` uint8 [N, side, side, 3] to `probabilities` float32 [N, classes].
+        model: uint8 (batch, side, side, 3) to one or more float32 outputs (batch, ...).
+        outputs: their names in the graph, in the model's order.
+        target: gets a graph from `pixels` uint8 [N, side, side, 3] to `outputs`.
     """
     import keras
     import onnx
@@ -40,7 +41,7 @@ def export_float32(model: "keras.Model", target: Path) -> None:
         logging.getLogger("tf2onnx").setLevel(logging.ERROR)
         model.export(str(path), format="onnx", verbose=False, input_signature=signature, opset_version=OPSET)
         graph = onnx.load(path)
-    _normalise(graph)
+    _normalise(graph, outputs)
     onnx.checker.check_model(graph, full_check=True)
     _save(graph, target)
 
@@ -90,17 +91,18 @@ def quantise(source: Path, target: Path, images: np.ndarray) -> None:
             calibrate_method=CalibrationMethod.MinMax,
         )
         graph = onnx.load(quantised)
-    _normalise(graph)
+    _normalise(graph, [output.name for output in graph.graph.output])
     _save(graph, target)
 
 
-def _normalise(model: "onnx.ModelProto") -> None:
+def _normalise(model: "onnx.ModelProto", outputs: Sequence[str]) -> None:
     """Name everything by its place in the graph and drop what describes the exporter rather than the function.
 
     Keras numbers its layers by what else the process has built, so that their names differ from run to run.
     """
     graph = model.graph
-    names = {graph.input[0].name: INPUT, graph.output[0].name: OUTPUT}
+    names = {graph.input[0].name: INPUT}
+    names |= {value.name: name for value, name in zip(graph.output, outputs, strict=True)}
     weights = {weight.name: weight for weight in graph.initializer}
     used = []
     for number, node in enumerate(graph.node):
@@ -113,12 +115,12 @@ def _normalise(model: "onnx.ModelProto") -> None:
         node.name, node.doc_string = f"{node.op_type}_{number}", ""
         node.input[:] = [names[name] if name else "" for name in node.input]
         node.output[:] = [names[name] for name in node.output]
-    for value in (*used, graph.input[0], graph.output[0]):
+    for value in (*used, graph.input[0], *graph.output):
         value.name, value.doc_string = names[value.name], ""
     ordered = [type(weight).FromString(weight.SerializeToString()) for weight in used]
     del graph.initializer[:], graph.value_info[:], graph.metadata_props[:], model.metadata_props[:]
     graph.initializer.extend(ordered)
-    for value in (graph.input[0], graph.output[0]):
+    for value in (graph.input[0], *graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = BATCH
     graph.name, graph.doc_string = "classifier", ""
     model.producer_name = model.producer_version = model.doc_string = ""

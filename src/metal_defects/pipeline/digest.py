@@ -34,6 +34,12 @@ def source_digest(module: str) -> str:
     return digest.hexdigest()
 
 
+def template_digests(_settings: Settings) -> dict[str, str]:
+    """SHA-256 of every template of the report: code that no import leads to."""
+    templates = sorted((Path(__file__).parents[1] / "evaluation" / "templates").glob("*.j2"))
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in templates}
+
+
 def settings_subset(settings: Settings, dotted_names: tuple[str, ...]) -> dict[str, Any]:
     """The named parts of the settings as JSON values.
 

@@ -4,6 +4,7 @@ Component 05, callbacks, is a library of stages 06 and 07: it has no row because
 """
 
 from metal_defects.data.sources import source_fingerprint
+from metal_defects.pipeline.digest import template_digests
 from metal_defects.pipeline.runner import Stage
 
 MANIFEST = "01_data_ingestion/manifest.csv"
@@ -13,6 +14,8 @@ LABELS = "03_dataset_loader/class_labels.json"
 MODELS = "04_model_builder/models.json"
 BEST = "06_model_training_evaluation/best_base_model.json"
 TUNED = tuple(f"07_hyperparameter_tuning/{name}" for name in ("tuned_model.h5", "tuned_model.json", "metrics.json"))
+
+ANSWER = tuple(f"08_model_evaluation/{name}" for name in ("answer.npz", "decision.json", "evaluation.json"))
 
 STAGES = (
     Stage(
@@ -65,11 +68,20 @@ STAGES = (
         writes=("tuned_model.h5", "tuned_model.keras", "tuned_model.json", "metrics.json", "trials.csv"),
     ),
     Stage(
+        name="08_model_evaluation",
+        component="metal_defects.components.c08_model_evaluation",
+        summary="calibrate, guard, locate, stress, report",
+        params=("params.seed", "params.callbacks", "params.training", "params.model_evaluation"),
+        fingerprint=template_digests,
+        reads=(MANIFEST, IMAGES, SNAPSHOTS, LABELS, MODELS, *TUNED),
+        writes=("answer.npz", "decision.json", "evaluation.json", "plots", "report.html", "model_card.md"),
+    ),
+    Stage(
         name="09_model_export",
         component="metal_defects.components.c09_model_export",
         summary="ONNX graphs for serving, checked image by image",
         params=("params.model_export",),
-        reads=(MANIFEST, SNAPSHOTS, LABELS, *TUNED),
+        reads=(MANIFEST, SNAPSHOTS, LABELS, *TUNED, *ANSWER),
         writes=("bundle/model.onnx", "bundle/bundle.json", "parity.csv"),
     ),
 )

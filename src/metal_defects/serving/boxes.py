@@ -5,9 +5,20 @@ from typing import Any
 
 import numpy as np
 
+MOST_BOXES = 20
+# Of the image; smaller spots are noise of the heat map.
+SMALLEST_AREA = 0.002
+
 
 @dataclass(frozen=True)
 class Box:
+    """A rectangle; its edges as shares of the image's sides, from the left and from the top, and how sure it is.
+
+    Attributes:
+        left, top, right, bottom: 0 <= left < right <= 1 and 0 <= top < bottom <= 1.
+        score: mean of the heat map over the cells inside that are part of the defect, in [0, 1].
+    """
+
     left: float
     top: float
     right: float
@@ -19,5 +30,112 @@ class Box:
         return {"box": [self.left, self.top, self.right, self.bottom], "score": self.score}
 
 
-def find_boxes(heat_map: np.ndarray, threshold: float) -> tuple[Box, ...]:
-    return ()
+def find_boxes(
+    heat_map: np.ndarray, threshold: float, smallest_area: float = SMALLEST_AREA, most: int = MOST_BOXES
+) -> tuple[Box, ...]:
+    """One box around each connected region of a heat map, the surest first.
+
+    Cells that touch at a side or a corner are connected. Edges lie where the heat, interpolated between the centres
+    of neighbouring cells, falls to the threshold.
+
+    Args:
+        heat_map: float (rows, columns) in [0, 1].
+        threshold: cells with at least this belong to a region, in (0, 1].
+        smallest_area: share of the image that a box must cover.
+        most: number of boxes.
+    """
+    rows, columns = heat_map.shape
+    boxes = []
+    for region, score in _find_regions(heat_map, threshold):
+        top, bottom, left, right = region
+        inside = heat_map[max(top - 1, 0) : bottom + 1, max(left - 1, 0) : right + 1]
+        across, down = inside.max(axis=0), inside.max(axis=1)
+        x = _refine(across, left, right, columns, threshold)
+        y = _refine(down, top, bottom, rows, threshold)
+        if (x[1] - x[0]) * (y[1] - y[0]) >= smallest_area:
+            boxes.append(Box(*(round(edge, 4) for edge in (x[0], y[0], x[1], y[1])), round(score, 4)))
+    boxes.sort(key=lambda box: (-box.score, box.top, box.left))
+    return tuple(boxes[:most])
+
+
+def interpolation_matrix(cells: int, points: int) -> np.ndarray:
+    """Weights, float32 (points, cells), that interpolate linearly between the centres of cells.
+
+    Points lie evenly, at the centres of as many parts of the same length; beyond the outermost centres the value of
+    the outermost cell holds.
+    """
+    position = np.clip((np.arange(points) + 0.5) * cells / points - 0.5, 0, cells - 1)
+    lower = np.minimum(position.astype(int), max(cells - 2, 0))
+    share = position - lower
+    matrix = np.zeros((points, cells), np.float32)
+    matrix[np.arange(points), lower] = 1 - share
+    matrix[np.arange(points), np.minimum(lower + 1, cells - 1)] += share
+    return matrix
+
+
+def _find_regions(heat_map: np.ndarray, threshold: float) -> list[tuple[tuple[int, int, int, int], float]]:
+    """First row, end row, first column and end column of every connected region, and its mean heat.
+
+    The runs of hot cells within the rows are joined, row by row: a heat map has a few dozen runs, but hundreds of
+    cells.
+    """
+    hot = np.zeros((heat_map.shape[0], heat_map.shape[1] + 2), np.int8)
+    hot[:, 1:-1] = heat_map >= threshold
+    steps = np.diff(hot, axis=1)
+    run_rows, starts = (part.tolist() for part in np.nonzero(steps == 1))
+    ends = np.nonzero(steps == -1)[1].tolist()
+    totals = np.zeros((heat_map.shape[0], heat_map.shape[1] + 1))
+    np.cumsum(heat_map, axis=1, out=totals[:, 1:])
+    heats = (totals[run_rows, ends] - totals[run_rows, starts]).tolist()
+    owner = list(range(len(starts)))
+
+    def find(run: int) -> int:
+        while owner[run] != run:
+            owner[run] = owner[owner[run]]
+            run = owner[run]
+        return run
+
+    above = 0
+    for run, row in enumerate(run_rows):
+        # Runs of the row above that end before this one begins touch nothing that follows either.
+        while run_rows[above] < row - 1 or (run_rows[above] == row - 1 and ends[above] < starts[run]):
+            above += 1
+        other = above
+        while run_rows[other] == row - 1 and starts[other] <= ends[run]:
+            owner[find(other)] = find(run)
+            other += 1
+    regions: dict[int, list[float]] = {}
+    for run, row in enumerate(run_rows):
+        start, end = starts[run], ends[run]
+        known = regions.setdefault(find(run), [row, row + 1, start, end, 0.0, 0])
+        known[0], known[1] = min(known[0], row), max(known[1], row + 1)
+        known[2], known[3] = min(known[2], start), max(known[3], end)
+        known[4] += heats[run]
+        known[5] += end - start
+    return [(tuple(known[:4]), known[4] / known[5]) for known in regions.values()]
+
+
+def _refine(profile: np.ndarray, first: int, end: int, cells: int, threshold: float) -> tuple[float, float]:
+    """Where a profile rises to the threshold and falls below it again, as shares of the side.
+
+    Args:
+        profile: largest heat of each row or column, from one before `first`, where there is one, to one after `end`.
+        first, end: cells of the region.
+        cells: of the whole side.
+        threshold: of the region.
+    """
+    low, high = 0.0, 1.0
+    if first > 0:
+        outside, inside = float(profile[0]), float(profile[1])
+        low = (first - 0.5 + _crossing(outside, inside, threshold)) / cells
+    if end < cells:
+        outside, inside = float(profile[-1]), float(profile[-2])
+        high = (end + 0.5 - _crossing(outside, inside, threshold)) / cells
+    return low, high
+
+
+def _crossing(outside: float, inside: float, threshold: float) -> float:
+    """How far from the outer cell's centre towards the inner one's the threshold is reached, in [0, 1]."""
+    if not outside < threshold <= inside:
+        return 0.5
+    return (threshold - outside) / (inside - outside)

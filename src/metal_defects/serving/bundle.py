@@ -18,7 +18,7 @@ CARD = "bundle.json"
 FORMAT = 1
 ENV_BUNDLE = "METAL_DEFECTS_BUNDLE"
 EXPORTED = Path("09_model_export", "bundle")
-KERAS_FILE = "tuned_model.h5"
+KERAS_FILE = Path("07_hyperparameter_tuning", "tuned_model.h5")
 _NEEDED = {
     "classes": list, "input": dict, "default": str, "variants": dict, "data": dict, "provenance": dict, "metrics": dict,
 }  # fmt: skip
@@ -73,22 +73,22 @@ class Bundle:
             raise BundleError(f"The variant must be one of {known}. Got '{name}' instead.")
         return self.folder / self.card["variants"][name]["file"]
 
-    def keras_file(self) -> Path:
-        """The Keras model that the graphs were exported from: beside them, or in the folder of its stage.
+    def keras_artifacts(self) -> Path:
+        """The artifacts folder of the run that the graphs were exported from, with tuned_model.h5 in it.
 
         Raises:
-            BundleError: it is not there, or it is another model.
+            BundleError: the bundle does not lie in one, or it holds another model.
         """
-        folders = (self.folder, self.folder.absolute().parents[1] / "07_hyperparameter_tuning")
-        path = next((folder / KERAS_FILE for folder in folders if (folder / KERAS_FILE).exists()), None)
-        if path is None:
+        artifacts = self.folder.absolute().parents[1]
+        path = artifacts / KERAS_FILE
+        if not path.exists():
             raise BundleError(
-                f"The keras runtime needs {KERAS_FILE}, which only a run of the pipeline leaves; run `python main.py` "
-                f"or use --runtime onnx. Looked in {folders[1]}."
+                "The keras runtime needs the run that made the bundle; run `python main.py` or use --runtime onnx. "
+                f"Looked for {path}."
             )
         if sha256_file(path) != self.card["provenance"]["keras_sha256"]:
             raise BundleError(f"The bundle was not made from this model; run `python main.py`. Got {path}.")
-        return path
+        return artifacts
 
 
 def find_bundle(artifacts: Path | None, shipped: Path) -> Path:

@@ -198,7 +198,7 @@ class Predictor:
                 distance=None if distance is None else round(distance, 4),
             )  # fmt: skip
         if card.get("locator") and "heat_map" in outputs:
-            answer = replace(answer, boxes=find_boxes(outputs["heat_map"][0], card["locator"]["threshold"]))
+            answer = replace(answer, boxes=find_boxes(outputs["heat_map"][0], card["locator"]["box_threshold"]))
         return answer
 
 
@@ -248,14 +248,11 @@ def _try_out(bundle: Bundle, infer: Infer) -> None:
 
 def _load_keras(bundle: Bundle) -> Infer:
     try:
-        import keras
+        import keras  # noqa: F401
+
+        from metal_defects.models.answer import call_by_name, load_answer_model
     except ModuleNotFoundError as error:
         raise BundleError(
             "The keras runtime needs TensorFlow and Keras: pip install -r requirements.txt, or use the onnx runtime."
         ) from error
-    model = keras.models.load_model(bundle.keras_file(), compile=False)
-
-    def infer(pixels: np.ndarray) -> dict[str, np.ndarray]:
-        return {"probabilities": np.asarray(model(pixels, training=False))}
-
-    return infer
+    return call_by_name(*load_answer_model(bundle.keras_artifacts()))

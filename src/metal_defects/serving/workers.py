@@ -1,11 +1,11 @@
-"""Inference in a pool as large as the machine, behind a queue of bounded length and size."""
+"""Inference in a pool sized to the machine, behind a queue of bounded length and size."""
 
 import asyncio
 import contextvars
 import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from io import BytesIO
@@ -133,14 +133,22 @@ class Workers:
 
     def _submit(self, work: Callable[[Upload], Result], upload: Upload) -> asyncio.Future[Result | Failure]:
         loop = asyncio.get_running_loop()
-        future = self._pool.submit(contextvars.copy_context().run, self._try, work, upload)
-        self.waiting += 1
-        # The thread's own future counts, not the caller's: a call that gives up leaves its image at work.
-        future.add_done_callback(lambda _: loop.call_soon_threadsafe(self._forget))
-        return asyncio.wrap_future(future)
+        answer: asyncio.Future[Result | Failure] = loop.create_future()
 
-    def _forget(self) -> None:
-        self.waiting -= 1
+        def finish(job: Future[Result | Failure]) -> None:
+            # The job counts until it is done, not until its caller gives up: that leaves its image at work.
+            self.waiting -= 1
+            if job.cancelled():
+                answer.cancel()
+            elif not answer.done():
+                answer.set_result(job.result())
+
+        job = self._pool.submit(contextvars.copy_context().run, self._try, work, upload)
+        self.waiting += 1
+        answer.add_done_callback(lambda _: job.cancel())
+        # asyncio.wrap_future would wake the loop a second time for each image.
+        job.add_done_callback(lambda _: loop.call_soon_threadsafe(finish, job))
+        return answer
 
     def _try(self, work: Callable[[Upload], Result], upload: Upload) -> Result | Failure:
         try:

@@ -27,14 +27,14 @@ def show_detail(row: Row, visit: Visit, predictor: Predictor) -> None:
         with picture:
             _show_picture(row, visit, predictor)
         with text:
-            st.html(markup.share_bars(answer.probabilities))
+            st.html(markup.share_bars(answer.probabilities, answer.verdict != "unknown"))
             st.html(markup.facts(row.name, f"{row.width:,} × {row.height:,} px", *_list_facts(answer)))
 
 
 def _list_facts(answer: Prediction) -> Iterator[str]:
     yield f"answered in {answer.milliseconds:.0f} ms"
     if answer.distance is not None:
-        yield f"distance from the training images {answer.distance:.2f}, limit 1"
+        yield f"distance {answer.distance:.2f}, limit 1"
     if answer.prediction_set is not None and len(answer.prediction_set) > 1:
         yield f"possible: {' or '.join(answer.prediction_set)}"
 
@@ -70,6 +70,6 @@ def _explain_location(row: Row) -> str:
 def _explain_occlusion(row: Row, strongest: float) -> str:
     how = (
         f"Each of {GRID * GRID} patches was blurred away in turn; the redder, the more the evidence for "
-        f"{markup.as_text(row.prediction.label)} fell. It shows what the answer rests on, not the outline of the defect."
+        f"{markup.as_text(row.prediction.label)} fell. It shows what the answer rests on, not where the defect ends."
     )
     return how if strongest == 1 else f"No single patch decides: the evidence is spread over the whole image. {how}"

@@ -21,12 +21,16 @@ _UPLOAD, _CAMERA, _SAMPLES = "Upload", "Camera", "Samples"
 _ICONS = {_UPLOAD: ":material/upload:", _CAMERA: ":material/photo_camera:", _SAMPLES: ":material/grid_view:"}
 
 
-def show_inspect_page(predictor: Predictor) -> None:
-    """Intake on top; below it the results, or what to do when there are none."""
+def show_inspect_page(predictor: Predictor, max_pixels: int) -> None:
+    """Intake on top; below it the results, or what to do when there are none.
+
+    Args:
+        max_pixels: of one image, width times height.
+    """
     visit = current_visit(predictor.bundle.hash)
     st.title("Which defect is it?")
-    classes = ", ".join(predictor.bundle.classes)
-    st.html(markup.lead(f"Hand over pictures of metal surfaces; each gets one of {classes}."))
+    classes = markup.list_classes(predictor.bundle.classes)
+    st.html(markup.lead(f"Hand over pictures of metal surfaces; each is named one of {classes}."))
     intake = _ask_images(visit, predictor)
     progress = st.empty()
     if not intake:
@@ -35,13 +39,13 @@ def show_inspect_page(predictor: Predictor) -> None:
         else:
             intake = _show_first_steps()
     if intake:
-        _work_through(intake, visit, predictor, progress)
+        _work_through(intake, visit, predictor, progress, max_pixels)
 
 
 def _ask_images(visit: Visit, predictor: Predictor) -> Intake | None:
     """The three ways in; what came in through one of them since the last click."""
     limits = predictor.bundle.limits
-    with st.container(border=True):
+    with st.container(border=True, key="more" if visit.rows else "first"):
         way = st.segmented_control(
             "Where the images come from", list(_ICONS), default=_UPLOAD, key="way", required=True,
             format_func=lambda name: f"{_ICONS[name]} {name}", label_visibility="collapsed",
@@ -72,7 +76,7 @@ def _show_first_steps() -> Intake | None:
     """What a newcomer can do; the samples where their button was pressed."""
     steps = [
         ("1 · Bring images", "Drop files or a ZIP above, or use the camera. They stay in this session only."),
-        ("2 · Read the answer", "Every image gets a label and a confidence. Open one to see where the model looked."),
+        ("2 · Read the answer", "Every image gets a label and a confidence. Open one to see what the answer rests on."),
         ("3 · Take it along", "Filter by class and confidence, then download the list as CSV or JSON."),
     ]
     st.html(markup.steps(steps))
@@ -82,7 +86,9 @@ def _show_first_steps() -> Intake | None:
     return _offer_samples("samples-below")
 
 
-def _work_through(intake: Intake, visit: Visit, predictor: Predictor, progress: DeltaGenerator) -> None:
+def _work_through(
+    intake: Intake, visit: Visit, predictor: Predictor, progress: DeltaGenerator, max_pixels: int
+) -> None:
     """Answer everything that came in, under a progress bar, and draw the page again.
 
     A click meanwhile starts this again with the same files; what was answered by then is in the list and is passed
@@ -100,7 +106,7 @@ def _work_through(intake: Intake, visit: Visit, predictor: Predictor, progress: 
     total = len(items)
     bar = progress.progress(0.0, text=f"{total:,} image{'' if total == 1 else 's'} to look at …")
     start = shown = time.perf_counter()
-    for count in visit.add(score(items, predictor, visit.known)):
+    for count in visit.add(score(items, predictor, visit.known, max_pixels)):
         now = time.perf_counter()
         if now - shown > _REFRESH_SECONDS:
             shown = now

@@ -1,5 +1,7 @@
 """What a visitor hands over: loose images and ZIP archives, as named images that are read one at a time."""
 
+import lzma
+import struct
 import unicodedata
 import zipfile
 import zlib
@@ -13,7 +15,10 @@ from metal_defects.serving.predictor import Failure
 
 _NAME_LENGTH = 120
 _CLUTTER = {"thumbs.db", "desktop.ini"}
-_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError)
+_DAMAGED = (
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, NotImplementedError, RuntimeError, OSError,
+    ValueError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -47,9 +52,7 @@ class Intake:
     failures: list[Failure] = field(default_factory=list)
 
 
-def open_uploads(
-    uploads: list[tuple[str, BinaryIO]], max_bytes: int, limits: ZipLimits | None = None
-) -> Intake:
+def open_uploads(uploads: list[tuple[str, BinaryIO]], max_bytes: int, limits: ZipLimits | None = None) -> Intake:
     """List the images in `uploads`; archives are told by their content, and nothing is decoded yet.
 
     Args:

@@ -6,7 +6,7 @@ from metal_defects.errors import UserError
 from metal_defects.log import logger
 from metal_defects.serving.app import markup
 from metal_defects.serving.app.inspect_page import show_inspect_page
-from metal_defects.serving.app.model import get_predictor
+from metal_defects.serving.app.model import get_config, get_predictor
 from metal_defects.serving.app.model_page import show_model_page
 
 
@@ -21,16 +21,16 @@ def show_app() -> None:
         st.title("Metal defects")
         st.error(f"**There is no model to answer.** {markup.as_text(str(error))}", icon=":material/error:")
         return
-    pages = [
-        st.Page(
-            lambda: show_inspect_page(predictor), title="Inspect", icon=":material/search:", url_path="inspect",
-            default=True,
-        ),
-        st.Page(
-            lambda: show_model_page(predictor.bundle), title="Model", icon=":material/description:", url_path="model"
-        ),
-    ]  # fmt: skip
-    page = st.navigation(pages, position="top")
+    inspect = st.Page(
+        lambda: show_inspect_page(predictor, get_config().serving.max_pixels), title="Inspect",
+        icon=":material/search:", url_path="inspect", default=True,
+    )  # fmt: skip
+    model = st.Page(
+        lambda: show_model_page(predictor.bundle), title="Model", icon=":material/description:", url_path="model"
+    )
+    page = st.navigation([inspect, model], position="top")
     if predictor.bundle.notice:
         st.warning(f"**Not for decisions.** {markup.as_text(predictor.bundle.notice)}", icon=":material/warning:")
     page.run()
+    if page is inspect:
+        st.page_link(model, label="How good is this model?", icon=":material/arrow_forward:")

@@ -14,7 +14,6 @@ STYLE = """
 .md-answer span { font-size: 1.35rem; color: #4A5866; font-variant-numeric: tabular-nums; }
 .md-answer mark { align-self: center; margin-left: auto; padding: 0.18rem 0.7rem; border-radius: 1rem; color: #FFFFFF;
   font-size: 0.87rem; font-weight: 600; }
-.md-unknown b, .md-unknown span { color: #93A1AF; }
 .md-reason { margin-top: 0.35rem; color: #1B2530; font-size: 0.95rem; }
 .md-bars { display: grid; grid-template-columns: max-content 1fr max-content; gap: 0.42rem 0.75rem;
   align-items: center; font-size: 0.93rem; }
@@ -33,8 +32,8 @@ STYLE = """
 .md-table { border-collapse: collapse; font-size: 0.9rem; width: 100%; }
 .md-table th { text-align: left; font-weight: 600; color: #4A5866; border-bottom: 1px solid #DCE1E6; }
 .md-table td, .md-table th { padding: 0.38rem 0.6rem; font-variant-numeric: tabular-nums; vertical-align: top; }
-.md-table td { border-bottom: 1px solid #EEF1F4; overflow-wrap: anywhere; }
-.md-table td:first-child { min-width: 6.5rem; }
+.md-table td { border-bottom: 1px solid #EEF1F4; }
+.md-table td:first-child { min-width: 6.5rem; overflow-wrap: anywhere; }
 .md-scroll { overflow-x: auto; }
 .md-matrix { border-collapse: separate; border-spacing: 3px; font-size: 0.88rem; }
 .md-matrix td { min-width: 2.9rem; height: 2.4rem; text-align: center; border-radius: 4px; background: #F3F5F7;
@@ -56,6 +55,8 @@ STYLE = """
   .md-cards { grid-template-columns: 1fr 1fr; }
   [data-testid="stFileUploaderDropzone"]::after { content: none; }
   .md-strip { grid-template-columns: repeat(6, 1fr); }
+  .md-cards b { font-size: 1.05rem; }
+  .md-answer mark { margin-left: 0; }
   .md-matrix td { min-width: 1.9rem; }
   [data-testid="stButtonGroup"] button { padding: 0.25rem 0.6rem; }
 }
@@ -65,6 +66,7 @@ STYLE = """
 # The words and the colour of each verdict, the one that needs a person most first.
 VERDICTS = {"unknown": ("Unknown", "#6B4FA0"), "review": ("Review", "#B4690E"), "accept": ("Accepted", "#2E7D54")}
 _MOST_BARS = 10
+_MOST_NAMES = 20
 
 
 def format_share(share: float) -> str:
@@ -89,28 +91,38 @@ def as_text(sentence: str) -> str:
     return "".join("\\" + letter if letter in r"\`*_{}[]<>#$|~:" else letter for letter in sentence)
 
 
+def list_classes(names: Sequence[str]) -> str:
+    """All names, or how many there are."""
+    return f"{len(names)} classes" if len(names) > _MOST_NAMES else ", ".join(names)
+
+
 def lead(text: str) -> str:
     """A sentence below the title."""
     return f'<p class="md-lead">{escape(text)}</p>'
 
 
 def answer(label: str, confidence: float, verdict: str | None, reason: str | None) -> str:
-    """The label and its confidence, large; the verdict as a badge, with its reason below."""
+    """The label and its confidence, large; the verdict as a badge, with its reason below.
+
+    The label of an unknown surface is only the nearest one, and is said to be that.
+    """
     words, colour = VERDICTS.get(verdict, (verdict, "#5A6875"))
     badge = f'<mark style="background:{colour}">{escape(words)}</mark>' if words else ""
     line = f'<div class="md-reason">{escape(_capitalise(reason))}</div>' if reason else ""
-    kind = "md-answer md-unknown" if verdict == "unknown" else "md-answer"
-    return f'<div class="{kind}"><b>{escape(label)}</b><span>{format_share(confidence)}</span>{badge}</div>{line}'
+    title, small = label, format_share(confidence)
+    if verdict == "unknown":
+        title, small = "Not one it knows", f"nearest: {label}, {small}"
+    return f'<div class="md-answer"><b>{escape(title)}</b><span>{escape(small)}</span>{badge}</div>{line}'
 
 
 def _capitalise(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def share_bars(shares: Mapping[str, float]) -> str:
-    """One bar for each of the most probable classes."""
+def share_bars(shares: Mapping[str, float], highlight: bool) -> str:
+    """One bar for each of the most probable classes; the first in colour."""
     ordered = sorted(shares.items(), key=lambda item: -item[1])[:_MOST_BARS]
-    return _bars([(name, share, format_share(share)) for name, share in ordered], highlight=True)
+    return _bars([(name, share, format_share(share)) for name, share in ordered], highlight)
 
 
 def count_bars(counts: Mapping[str, int]) -> str:
@@ -157,8 +169,8 @@ def steps(entries: Sequence[tuple[str, str]]) -> str:
 
 def failures(entries: Sequence[tuple[str, str]]) -> str:
     """Names of files and why they have no answer; a reason that begins with the name is cut there."""
-    rows = [(name, _capitalise(reason.removeprefix(f"{name}: ").removeprefix("The image: "))) for name, reason in entries]
-    return table(("File", "Reason"), rows)
+    short = ((name, reason.removeprefix(f"{name}: ").removeprefix("The image: ")) for name, reason in entries)
+    return table(("File", "Reason"), [(name, _capitalise(reason)) for name, reason in short])
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

@@ -17,6 +17,7 @@ from metal_defects.serving.predictor import Failure, Predictor
 _TABLE_ROWS = 10  # that fit without scrolling inside the table
 _MOST_BARS = 12
 _COLUMNS = [7, 5]
+_ADVICE = {"accept": "the answer can be used", "review": "a person should look", "unknown": "unlike the training"}
 
 
 def show_results(visit: Visit, predictor: Predictor) -> None:
@@ -35,10 +36,8 @@ def show_results(visit: Visit, predictor: Predictor) -> None:
 
 
 def _show_many(visit: Visit, predictor: Predictor) -> None:
-    counts = Counter(row.prediction.verdict for row in visit.rows)
-    judged = [name for name in VERDICTS if any(counts[one] for one in VERDICTS)]
-    st.html(markup.cards(_list_figures(visit, counts), [VERDICTS[name][1] for name in reversed(judged)]))
-    shown = _show_filters(visit.rows, predictor.bundle.classes, judged)
+    _show_figures(visit)
+    shown = _show_filters(visit.rows, predictor.bundle.classes)
     _show_actions(shown, visit, predictor)
     if not shown:
         st.info("No image passes these filters.", icon=":material/filter_alt_off:")
@@ -59,36 +58,47 @@ def _show_failures(failures: Sequence[Failure]) -> None:
         st.html(markup.failures([(failure.name or "", failure.message) for failure in failures]))
 
 
-def _list_figures(visit: Visit, counts: Counter[str | None]) -> list[tuple[str, str, str]]:
+def _show_figures(visit: Visit) -> None:
     """What to know first: the verdicts, or where there are none, how certain the answers are."""
     total = len(visit.rows)
     times = sorted(row.prediction.milliseconds for row in visit.rows)
     time = ("Time", f"{times[total // 2]:.0f} ms", "per image, median")
-    if counts.total() > counts[None]:
-        notes = {"accept": "the answer can be used", "review": "a person should look", "unknown": "unlike the training"}
-        return [*((VERDICTS[name][0], f"{counts[name]:,}", note) for name, note in notes.items()), time]
+    if _is_judged(visit.rows):
+        counts = Counter(row.prediction.verdict for row in visit.rows)
+        figures = [(VERDICTS[name][0], f"{counts[name]:,}", note) for name, note in _ADVICE.items()]
+        st.html(markup.cards([*figures, time], [VERDICTS[name][1] for name in _ADVICE]))
+        return
     shares = sorted(row.prediction.confidence for row in visit.rows)
     doubtful = sum(share < 0.9 for share in shares)
-    return [
+    figures = [
         ("Images", f"{total:,}", f"{len(visit.failures):,} without an answer"),
         ("Look twice", f"{doubtful:,}", "confidence below 90 %"),
         ("Typical confidence", markup.format_share(shares[total // 2]), "median"),
         time,
     ]
+    st.html(markup.cards(figures))
 
 
-def _show_filters(rows: Sequence[Row], classes: Sequence[str], judged: Sequence[str]) -> list[Row]:
+def _show_filters(rows: Sequence[Row], classes: Sequence[str]) -> list[Row]:
     """The rows that pass, those first that need a person most."""
     counts = Counter(row.prediction.label for row in rows)
     left, right = st.columns(_COLUMNS, gap="medium")
+    verdicts: list[str] = []
     with left:
         names = classes if len(classes) <= _MOST_BARS else [name for name, _ in counts.most_common(_MOST_BARS)]
         st.html(markup.count_bars({name: counts[name] for name in names}))
     with right:
-        verdicts = _ask_some("Verdict", judged, "verdicts", lambda name: VERDICTS[name][0]) if judged else []
-        labels = _ask_some("Class", [name for name in classes if counts[name]], "classes", str)
+        if _is_judged(rows):
+            verdicts = st.pills(
+                "Show only", list(_ADVICE), selection_mode="multi", key="verdicts", label_visibility="collapsed",
+                format_func=lambda name: VERDICTS[name][0], wrap=True,
+            )  # fmt: skip
+        found = [name for name in classes if counts[name]]
+        labels = st.pills(
+            "Show only", found, selection_mode="multi", key="classes", label_visibility="collapsed", wrap=True
+        )
         low, high = st.slider("Confidence from and to, %", 0, 100, (0, 100), key="confidence")
-    order = {name: place for place, name in enumerate(VERDICTS)}
+    urgency = {name: place for place, name in enumerate(VERDICTS)}
     passing = [
         row
         for row in rows
@@ -96,19 +106,18 @@ def _show_filters(rows: Sequence[Row], classes: Sequence[str], judged: Sequence[
         and (not labels or row.prediction.label in labels)
         and low <= 100 * row.prediction.confidence <= high
     ]
-    return sorted(passing, key=lambda row: (order.get(row.prediction.verdict, 0), row.prediction.confidence))
+    return sorted(passing, key=lambda row: (urgency.get(row.prediction.verdict, 0), row.prediction.confidence))
 
 
-def _ask_some(title: str, names: Sequence[str], key: str, format_name: Any) -> list[str]:
-    """The names that were chosen; none stands for all."""
-    return st.pills(title, names, selection_mode="multi", key=key, format_func=format_name, wrap=True)
+def _is_judged(rows: Sequence[Row]) -> bool:
+    return any(row.prediction.verdict for row in rows)
 
 
 def _show_table(rows: Sequence[Row], visit: Visit) -> Row:
     """The table; returns the row that is open."""
     answers = [row.prediction for row in rows]
     columns: dict[str, list[Any]] = {"Image": [row.thumbnail for row in rows], "File": [row.name for row in rows]}
-    if any(answer.verdict for answer in answers):
+    if _is_judged(rows):
         columns["Verdict"] = [[VERDICTS.get(one.verdict, (one.verdict or "–",))[0]] for one in answers]
     columns |= {
         "Answer": [answer.label for answer in answers],
@@ -124,7 +133,7 @@ def _show_table(rows: Sequence[Row], visit: Visit) -> Row:
         "Confidence": st.column_config.ProgressColumn(format="%.1f %%", width=130, min_value=0, max_value=100),
         "ms": st.column_config.NumberColumn(format="%.0f", help="Decoding plus inference"),
     }
-    st.caption(f"{len(rows):,} of {len(visit.rows):,} images, the least certain first. Select a row to open it.")
+    st.caption(f"{len(rows):,} of {len(visit.rows):,} images, the most doubtful first. Select a row to open it.")
     start = next((index for index, row in enumerate(rows) if row is visit.latest), 0)
     event = st.dataframe(
         columns, column_config=config, hide_index=True, row_height=48, height=48 * min(len(rows), _TABLE_ROWS) + 40,

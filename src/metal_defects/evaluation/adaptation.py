@@ -1,0 +1,114 @@
+"""What a few labelled images from another mill buy: a new head on the features of the own run's network."""
+
+import hashlib
+from typing import Any
+
+import numpy as np
+
+from metal_defects.config import Settings
+from metal_defects.data.imaging import ImageError, Preprocessor
+from metal_defects.data.layouts import ImageSet
+from metal_defects.errors import UserError
+from metal_defects.evaluation.cross_validation import fit_convex_head
+from metal_defects.evaluation.metrics import accuracy_interval
+from metal_defects.files import read_json
+from metal_defects.log import logger, track
+from metal_defects.models.feature_bank import BATCH, fastest_engine
+from metal_defects.models.networks import build_feature_model
+from metal_defects.models.trainers import FrozenTrainer, make_trainer
+from metal_defects.models.views import augment
+from metal_defects.pipeline.runner import StageContext
+
+DRAWS = 10
+
+
+def adapt_to(settings: Settings, found: ImageSet, per_class: int) -> dict[str, Any]:
+    """Train a head on `per_class` images of every class there and judge the others, DRAWS times.
+
+    The head learns the classes of that folder, its unknown ones included: what they are called here does not matter.
+
+    Args:
+        settings: its artifacts folder holds the run whose network is used.
+        found: the folder.
+        per_class: labelled images of each class.
+
+    Returns:
+        `images_per_class`, `draws`, `classes`, and `accuracy` {"value", "low", "high", "n"} over all draws; the
+        interval is that of one draw.
+
+    Raises:
+        UserError: there is no run, the tuned model has no frozen network, or a class has too few images.
+    """
+    trainer = _open_run(settings)
+    features, labels = _extract(settings, trainer, found)
+    counts = np.bincount(labels)
+    if counts.min() <= per_class:
+        smallest = found.classes[int(counts.argmin())]
+        raise UserError(f"--adapt {per_class} leaves no image of '{smallest}' to judge: it has {counts.min()}.")
+    scores = []
+    for draw in track(range(DRAWS), "Adapting", total=DRAWS):
+        order = np.random.default_rng(draw).permutation(len(labels))
+        chosen = np.concatenate([order[labels[order] == label][:per_class] for label in range(len(counts))])
+        rest = np.setdiff1d(order, chosen)
+        predict = fit_convex_head()(features[:, chosen], labels[chosen], chosen, draw)
+        scores.append(float((predict(features[0, rest]).argmax(axis=1) == labels[rest]).mean()))
+    mean, judged = float(np.mean(scores)), len(labels) - per_class * len(counts)
+    low, high = accuracy_interval(round(mean * judged), judged)
+    return {
+        "images_per_class": per_class,
+        "draws": DRAWS,
+        "classes": list(found.classes),
+        "accuracy": {"value": mean, "low": low, "high": high, "n": judged},
+        "lowest": min(scores),
+        "highest": max(scores),
+    }
+
+
+def _open_run(settings: Settings) -> FrozenTrainer:
+    artifacts = settings.config.paths.artifacts
+    metrics, models = artifacts / "07_hyperparameter_tuning" / "metrics.json", artifacts / "04_model_builder"
+    if not metrics.exists():
+        raise UserError(
+            f"--adapt needs a run of your own, the shipped bundle is not enough: `python main.py`. Looked in {artifacts}."
+        )
+    name = read_json(metrics)["name"]
+    entry = next(entry for entry in read_json(models / "models.json")["models"] if entry["name"] == name)
+    scratch = artifacts / "evaluations"
+    trainer = make_trainer(StageContext(settings, scratch, artifacts, scratch), entry)
+    if not isinstance(trainer, FrozenTrainer):
+        raise UserError(f"--adapt needs a pretrained network, such as efficientnet_lite0. Got {entry['title']}.")
+    return trainer
+
+
+def _extract(settings: Settings, trainer: FrozenTrainer, found: ImageSet) -> tuple[np.ndarray, np.ndarray]:
+    """Features, float32 (1 + views, images, columns), and class indices; equal files count once."""
+    options, training = settings.params.data_preprocessing, settings.params.training
+    prepare = Preprocessor(options.image_size, options.resize, settings.data_schema.image)
+    places = {name: index for index, name in enumerate(found.classes)}
+    images, labels, seen = [], [], set()
+    for file in track(found.files, "Reading", total=len(found.files)):
+        content = (found.root / file.path).read_bytes()
+        try:
+            image = prepare(content)
+        except ImageError as error:
+            logger.warning("   %s: %s", file.path, error)
+            continue
+        digest = hashlib.sha256(content).digest()
+        if digest not in seen:
+            seen.add(digest)
+            images.append(image)
+            labels.append(places[file.label])
+    taps = trainer.backbone.default_taps
+    model = build_feature_model(trainer.backbone, trainer.network, taps)
+    scratch = settings.config.paths.artifacts / "evaluations"
+    scratch.mkdir(parents=True, exist_ok=True)
+    _, run = fastest_engine(model, scratch)
+    passes = range(1 + trainer.views)
+    features = []
+    for view in track(passes, "Features", total=len(passes)):
+        batch = [
+            augment(image, training.augmentation, (settings.params.seed, view, index)) if view else image
+            for index, image in enumerate(images)
+        ]
+        features.append(np.concatenate([run(np.stack(batch[i : i + BATCH])) for i in range(0, len(batch), BATCH)]))
+    return np.stack(features), np.array(labels)

@@ -1,0 +1,77 @@
+"""Averages the best base models: what that adds, what it costs, and whether it pays."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from metal_defects.evaluation.cross_validation import compare_answers, compare_models, log_loss
+from metal_defects.evaluation.metrics import accuracy_interval
+
+SIGNIFICANT = 0.05
+
+
+def try_ensembles(
+    labels: np.ndarray,
+    answers: Mapping[str, np.ndarray],
+    costs: Mapping[str, Mapping[str, float | None]],
+    most: int = 4,
+) -> dict[str, Any]:
+    """Mean of the k best models' probabilities, k from 1, each against the best one alone.
+
+    Args:
+        labels: int (images,).
+        answers: per model, out-of-fold probabilities (images, classes).
+        costs: per model, `gmacs` (10^9 multiply-adds per image) and `milliseconds` per image, None where unknown.
+        most: models at most.
+
+    Returns:
+        `rows` of `models`, `errors`, `accuracy`, `log_loss`, `gmacs`, `milliseconds` and `p_value` (exact McNemar
+        against the best model), `recommended` (the names to use) and `reason`, a sentence.
+    """
+    ranked = [row["model"] for row in compare_models(labels, answers)][:most]
+    rows = [_try(labels, answers, costs, ranked[: count + 1]) for count in range(len(ranked))]
+    tests = max(len(rows) - 1, 1)
+    # Bonferroni: several sizes are tried, and the best of them is taken.
+    paying = [row for row in rows[1:] if row["p_value"] * tests < SIGNIFICANT and row["errors"] < rows[0]["errors"]]
+    if paying:
+        chosen = min(paying, key=lambda row: (row["errors"], len(row["models"])))
+        reason = (
+            f"The mean of {len(chosen['models'])} models makes {chosen['errors']} errors instead of "
+            f"{rows[0]['errors']}, more than chance explains, for {_times(chosen, rows[0])} the work."
+        )
+    else:
+        chosen = rows[0]
+        reason = "No mean of several models is better than the best one by more than chance: it is not worth its cost."
+    return {"rows": rows, "recommended": chosen["models"], "reason": reason}
+
+
+def _try(
+    labels: np.ndarray,
+    answers: Mapping[str, np.ndarray],
+    costs: Mapping[str, Mapping[str, float | None]],
+    names: list[str],
+) -> dict[str, Any]:
+    mean = np.mean([answers[name] for name in names], axis=0)
+    right, alone = mean.argmax(axis=1) == labels, answers[names[0]].argmax(axis=1) == labels
+    low, high = accuracy_interval(int(right.sum()), len(labels))
+    return {
+        "models": names,
+        "errors": int((~right).sum()),
+        "accuracy": {"value": float(right.mean()), "low": low, "high": high},
+        "log_loss": log_loss(labels, mean),
+        "gmacs": _add([costs[name].get("gmacs") for name in names]),
+        "milliseconds": _add([costs[name].get("milliseconds") for name in names]),
+        "p_value": compare_answers(alone, right) if len(names) > 1 else None,
+    }
+
+
+def _add(costs: list[float | None]) -> float | None:
+    return None if None in costs else float(sum(costs))
+
+
+def _times(row: Mapping[str, Any], base: Mapping[str, Any]) -> str:
+    for unit in ("milliseconds", "gmacs"):
+        if row[unit] is not None and base[unit]:
+            return f"{row[unit] / base[unit]:.1f} times"
+    return f"{len(row['models'])} times"

@@ -1,0 +1,100 @@
+"""Feature maps of many images, as the locator needs them: on disk, in half precision, of layers that share a grid."""
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from metal_defects.log import track
+from metal_defects.models.feature_bank import BATCH, Engine, fastest_engine
+
+if TYPE_CHECKING:
+    import keras
+
+STRIDE = 16  # pixels per cell of the grid, as nearly as the layers allow
+MOST_BYTES = 1_000_000_000
+MOST_FLOAT16 = 60_000.0
+
+
+def choose_grid(sides: Mapping[str, int], image_size: int) -> int:
+    """Cells per side of the grid: the side of the feature map whose cells are nearest to STRIDE pixels.
+
+    Args:
+        sides: of the feature maps by name.
+        image_size: side of the images in pixels.
+    """
+    return min(sides.values(), key=lambda side: (abs(np.log(side * STRIDE / image_size)), -side))
+
+
+def choose_taps(sides: Mapping[str, int], image_size: int) -> tuple[str, ...]:
+    """The feature maps that fit on the grid: of at most twice its side, and multiples or parts of it.
+
+    Args:
+        sides: of the feature maps by name, shallow to deep.
+        image_size: side of the images in pixels.
+    """
+    grid = choose_grid(sides, image_size)
+    return tuple(name for name, side in sides.items() if side in (grid, 2 * grid) or grid % side == 0)
+
+
+def count_affordable(maps: "Mapping[str, keras.KerasTensor]", image_size: int) -> int:
+    """Of how many images the feature maps take MOST_BYTES."""
+    taps = choose_taps({name: one.shape[1] for name, one in maps.items()}, image_size)
+    return max(1, MOST_BYTES // (2 * sum(int(np.prod(maps[tap].shape[1:])) for tap in taps)))
+
+
+def extract_maps(
+    pixels: "keras.KerasTensor",
+    maps: "Mapping[str, keras.KerasTensor]",
+    images: Iterable[np.ndarray],
+    count: int,
+    folder: Path,
+) -> dict[str, np.ndarray]:
+    """Feature maps of images, float16 (images, side, side, channels) by tap, in files that memory is not needed for.
+
+    Args:
+        pixels: input of a classifier.
+        maps: its feature maps by name, shallow to deep, as `open_model` gives them.
+        images: uint8 (side, side, 3) each.
+        count: how many there are.
+        folder: gets one .npy file per tap.
+    """
+    import keras
+    from keras import layers
+
+    taps = choose_taps({name: one.shape[1] for name, one in maps.items()}, pixels.shape[1])
+    shapes = [maps[tap].shape[1:] for tap in taps]
+    flat = [layers.Flatten()(maps[tap]) for tap in taps]
+    model = keras.Model(pixels, layers.Concatenate()(flat) if len(flat) > 1 else flat[0])
+    folder.mkdir(parents=True, exist_ok=True)
+    _, run = fastest_engine(model, folder)
+    ends = np.cumsum([int(np.prod(shape)) for shape in shapes])
+    files = [
+        np.lib.format.open_memmap(folder / f"{tap}.npy", "w+", np.float16, (count, *shape))
+        for tap, shape in zip(taps, shapes, strict=True)
+    ]
+    start = 0
+    for rows in _run_batches(run, track(images, "Feature maps", total=count)):
+        for file, part in zip(files, np.split(rows, ends[:-1], axis=1), strict=True):
+            part = np.clip(part, -MOST_FLOAT16, MOST_FLOAT16)
+            file[start : start + len(rows)] = part.reshape(-1, *file.shape[1:])
+        start += len(rows)
+    return dict(zip(taps, files, strict=True))
+
+
+def _run_batches(run: Engine, images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """Outputs in order; every core works on a batch of its own."""
+    remaining, workers = iter(images), os.cpu_count() or 1
+    waiting: deque[Future[np.ndarray]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        while batch := list(islice(remaining, BATCH)):
+            waiting.append(pool.submit(run, np.stack(batch)))
+            if len(waiting) > 2 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()

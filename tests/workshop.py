@@ -22,6 +22,9 @@ SMALL = (
     "training.epochs=3",
     "hyperparameter_tuning.max_trials=2",
     "hyperparameter_tuning.epochs=2",
+    "model_evaluation.folds=2",
+    "model_evaluation.robustness_images=6",
+    "model_export.calibration_images=8",
 )
 REPORT_MODULES = (
     "import runpy, sys\n"

@@ -11,6 +11,8 @@ import pytest
 from filelock import FileLock
 from workshop import Workshop, assert_complete, assert_one_sentence, assert_success
 
+from metal_defects.pipeline.stages import STAGES
+
 MEBIBYTE = 1 << 20
 
 
@@ -75,16 +77,16 @@ def test_image_that_was_exchanged_between_two_runs(empty: Workshop, images: Path
     assert_one_sentence(workshop.run("run", "--only", "02"), "01_data_ingestion must run first", "source.content")
 
 
-def test_truncated_model_file(copied: Workshop, images: Path) -> None:
-    model = copied.stage("07") / "tuned_model.h5"
-    with model.open("r+b") as file:
+def test_truncated_bundle(copied: Workshop, images: Path) -> None:
+    graph = copied.stage("09") / "bundle" / "model.onnx"
+    with graph.open("r+b") as file:
         file.truncate(1000)
     image = next((images / "IMAGES").iterdir())
-    assert_one_sentence(copied.run("predict", str(image)), "tuned_model.h5 is missing or was altered", "--from 07")
+    assert_one_sentence(copied.run("predict", str(image)), "model.onnx is cut short or was altered")
     assert_logged(copied)
     answer = copied.run("plan")
-    assert answer.stdout.count("HIT") == 5
-    assert "tuned_model.h5 was altered" in " ".join(answer.stdout.split())
+    assert answer.stdout.count("HIT") == len(STAGES) - 1
+    assert "model.onnx was altered" in " ".join(answer.stdout.split())
 
 
 @pytest.mark.parametrize("file", ["models.json", "../03_dataset_loader/snapshots.json"])
@@ -95,9 +97,10 @@ def test_altered_result_of_an_earlier_stage_is_not_built_on(file: str, copied: W
     assert_one_sentence(answer, f"{path.parent.name} must run first", f"{path.name} was altered")
 
 
-def test_prediction_before_any_training(empty: Workshop, images: Path) -> None:
-    image = next((images / "IMAGES").iterdir())
-    assert_one_sentence(empty.run("predict", str(image)), "no tuned model yet", "python main.py")
+def test_prediction_before_any_training_uses_the_shipped_bundle_and_says_so(empty: Workshop, images: Path) -> None:
+    answer = empty.run("predict", str(next((images / "IMAGES").iterdir())))
+    assert_success(answer)
+    assert "bundles/neu" in "".join(answer.stderr.split())
 
 
 def test_read_only_artifacts(empty: Workshop, mount: Callable[..., Path]) -> None:

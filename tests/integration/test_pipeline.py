@@ -50,7 +50,8 @@ def test_first_run_leaves_everything_and_second_finds_it_up_to_date(finished: Wo
 
 def test_first_run_reports_in_80_columns(finished: Workshop) -> None:
     out = (finished.folder / "stdout.txt").read_text()
-    for text in (*(f"{stage.name}  done in" for stage in STAGES), "EfficientNet-Lite0", "tuned", "0 of 6 stages up to"):
+    done = [f"{stage.name}  done in" for stage in STAGES]
+    for text in (*done, "EfficientNet-Lite0", "tuned", f"0 of {len(STAGES)} stages up to"):
         assert text in out
     assert len(max((line.rstrip() for line in out.splitlines() if "/" not in line), key=len)) <= 80
     assert "Traceback" not in out
@@ -82,16 +83,18 @@ def test_plan_of_a_finished_run_is_all_hit(finished: Workshop) -> None:
 @pytest.mark.parametrize(
     ("override", "first", "stale"),
     [
-        ("seed=7", "params.seed 42 → 7", "01 02 03 04 06 07"),
-        ("data_ingestion.duplicates=off", "duplicates near → off", "01 02 03 04 06 07"),
-        ("classes={A: [], B: []}", "data_schema.classes", "01 02 03 04 06 07"),
-        ("image.min_side=16", "data_schema.image.min_side 32 → 16", "01 02 03 04 06 07"),
-        ("data_preprocessing.resize=nearest", "resize bilinear → nearest", "02 03 04 06 07"),
-        ("dataset_loader.batch_size=8", "batch_size 32 → 8", "03 04 06 07"),
-        ("model_builder.models=[custom_cnn]", "models", "04 06 07"),
-        ("callbacks.early_stopping.patience=2", "patience 8 → 2", "06 07"),
-        ("training.augmentation.flip=false", "flip True → False", "06 07"),
-        ("hyperparameter_tuning.max_trials=3", "max_trials 2 → 3", "07"),
+        ("seed=7", "params.seed 42 → 7", "01 02 03 04 06 07 08 09"),
+        ("data_ingestion.duplicates=off", "duplicates near → off", "01 02 03 04 06 07 08 09"),
+        ("classes={A: [], B: []}", "data_schema.classes", "01 02 03 04 06 07 08 09"),
+        ("image.min_side=16", "data_schema.image.min_side 32 → 16", "01 02 03 04 06 07 08 09"),
+        ("data_preprocessing.resize=nearest", "resize bilinear → nearest", "02 03 04 06 07 08 09"),
+        ("dataset_loader.batch_size=8", "batch_size 32 → 8", "03 04 06 07 08 09"),
+        ("model_builder.models=[custom_cnn]", "models", "04 06 07 08 09"),
+        ("callbacks.early_stopping.patience=2", "patience 8 → 2", "06 07 08 09"),
+        ("training.augmentation.flip=false", "flip True → False", "06 07 08 09"),
+        ("hyperparameter_tuning.max_trials=3", "max_trials 2 → 3", "07 08 09"),
+        ("model_evaluation.coverage=0.9", "coverage 0.99 → 0.9", "08 09"),
+        ("model_export.int8=false", "int8 True → False", "09"),
         ("logging.level=DEBUG", "", ""),
     ],
 )
@@ -157,15 +160,19 @@ def test_predictions_of_files_are_those_of_the_pipeline_though_one_is_bad(
     assert "Traceback" not in answer.stderr
     lines = [json.loads(line) for line in answer.stdout.splitlines()]
     error = lines.pop(1)
-    assert error.keys() == {"image", "error"}
-    assert error["image"] == str(bad)
-    assert [line["image"] for line in lines] == good
+    assert error.keys() == {"name", "error"}
+    assert error["name"] == str(bad)
+    assert [line["name"] for line in lines] == good
+    temperature = finished.read("08_model_evaluation/decision.json")["temperature"]
     for line, row in zip(lines, rows, strict=True):
         assert line["label"] == row["predicted"]
         assert line["confidence"] == line["probabilities"][line["label"]] == max(line["probabilities"].values())
         assert sum(line["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+        powers = {name: float(row[name]) ** (1 / temperature) for name in line["probabilities"]}
         for name, share in line["probabilities"].items():
-            assert share == pytest.approx(float(row[name]), abs=1e-5)
+            assert share == pytest.approx(powers[name] / sum(powers.values()), abs=1e-3)
+        assert line["verdict"] in ("accept", "review", "unknown")
+        assert line["label"] in line["prediction_set"]
 
 
 def test_log_has_one_line_per_event_and_the_libraries_have_their_own(finished: Workshop) -> None:

@@ -25,7 +25,10 @@ SCRIPTS = (
     "benchmarks/head_speed.py",
     "benchmarks/custom_cnn.py",
     "benchmarks/synthetic_to_real.py",
+    "benchmarks/localisation.py",
     "benchmarks/pipeline_time.py",
+    "benchmarks/serving.py",
+    "benchmarks/unknown_surfaces.py",
     "research/run_notebook.py",
 )
 MOST_BYTES = 1_500_000

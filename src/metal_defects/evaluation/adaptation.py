@@ -69,7 +69,7 @@ def _open_run(settings: Settings) -> FrozenTrainer:
     metrics, models = artifacts / "07_hyperparameter_tuning" / "metrics.json", artifacts / "04_model_builder"
     if not metrics.exists():
         raise UserError(
-            f"--adapt needs a run of your own, the shipped bundle is not enough: `python main.py`. Looked in {artifacts}."
+            f"--adapt needs a run of your own; the shipped bundle is not enough: `python main.py`. Got {artifacts}."
         )
     name = read_json(metrics)["name"]
     entry = next(entry for entry in read_json(models / "models.json")["models"] if entry["name"] == name)

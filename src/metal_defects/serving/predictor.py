@@ -4,7 +4,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -56,7 +56,7 @@ class Prediction:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values, always with the same keys in the same order; boxes as shares of the image's sides."""
-        values = asdict(self)
+        values = dict(vars(self))
         if self.prediction_set is not None:
             values["prediction_set"] = list(self.prediction_set)
         if self.boxes is not None:
@@ -180,26 +180,32 @@ class Predictor:
         start = time.perf_counter()
         pixels = self._preprocess(Path(source) if isinstance(source, str) else source)
         outputs = infer(pixels[None])
-        prediction = self._read(name or _name_of(source), outputs)
-        return replace(prediction, milliseconds=round(1000 * (time.perf_counter() - start), 3)), outputs
-
-    def _read(self, name: str | None, outputs: dict[str, np.ndarray]) -> Prediction:
-        """What the graph's outputs for one image say."""
-        card, classes = self.bundle.card, self.bundle.classes
-        shares = outputs["probabilities"][0]
+        classes, shares = self.bundle.classes, outputs["probabilities"][0]
         rounded = [round(share, 6) for share in shares.tolist()]
         best = int(shares.argmax())
-        answer = Prediction(name, classes[best], rounded[best], dict(zip(classes, rounded, strict=True)), 0.0)
-        distance = float(outputs["distance"][0]) if "distance" in outputs else None
-        if card.get("verdict_rules"):
-            found = decide(shares, distance, classes, card["verdict_rules"])
-            answer = replace(
-                answer, verdict=found.verdict, reason=found.reason, prediction_set=found.prediction_set,
-                distance=None if distance is None else round(distance, 4),
-            )  # fmt: skip
-        if card.get("locator") and "heat_map" in outputs:
-            answer = replace(answer, boxes=find_boxes(outputs["heat_map"][0], card["locator"]["box_threshold"]))
-        return answer
+        trust = self._judge(outputs)
+        milliseconds = round(1000 * (time.perf_counter() - start), 3)
+        named = dict(zip(classes, rounded, strict=True))
+        prediction = Prediction(name or _name_of(source), classes[best], rounded[best], named, milliseconds, **trust)
+        return prediction, outputs
+
+    def _judge(self, outputs: dict[str, np.ndarray]) -> dict[str, Any]:
+        """The fields of the answer that rest on the evaluation: verdict, distance, possible classes, boxes."""
+        card, found = self.bundle.card, {}
+        rules, locator = card.get("verdict_rules"), card.get("locator")
+        if rules:
+            distance = float(outputs["distance"][0]) if "distance" in outputs else None
+            verdict = decide(outputs["probabilities"][0], distance, self.bundle.classes, rules)
+            found = {
+                "verdict": verdict.verdict,
+                "reason": verdict.reason,
+                "distance": None if distance is None else round(distance, 4),
+                "prediction_set": verdict.prediction_set,
+            }
+        # A map that learned from labels alone shows the place, not the extent.
+        if locator and locator["kind"] == "boxes":
+            found["boxes"] = find_boxes(outputs["heat_map"][0], locator["box_threshold"])
+        return found
 
 
 def _name_of(source: Input) -> str | None:

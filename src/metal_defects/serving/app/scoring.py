@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -18,6 +19,8 @@ from metal_defects.serving.predictor import Failure, Prediction, Predictor
 
 _THUMBNAIL_SIDE = 72
 _PREVIEW_SIDE = 448
+# Two large photos at a time, of two visitors, would not fit into a small container's memory.
+_turn = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -57,12 +60,14 @@ def score(
     """
     for item in items:
         try:
-            yield _score_one(item, predictor, known, max_pixels)
+            with _turn:
+                result: Row | Failure = _score_one(item, predictor, known, max_pixels)
         except ImageError as error:
-            yield Failure(item.name, error.reason, str(error))
+            result = Failure(item.name, error.reason, str(error))
         except Exception:  # whatever it is, it must not cost the other images their answers
             logger.exception("%s could not be answered", item.name)
-            yield Failure(item.name, "internal", "The image could not be answered; the server's log says why.")
+            result = Failure(item.name, "internal", "The image could not be answered; the server's log says why.")
+        yield result
 
 
 def load_preview(row: Row, bundle: Bundle) -> np.ndarray:

@@ -256,19 +256,23 @@ class HyperparameterTuningParams(_Frozen):
         return self
 
 
-class VerdictParams(_Frozen):
-    unknown_distance: Positive
-    review_distance: Positive | None
-    min_confidence: Share
-
-
 class ModelEvaluationParams(_Frozen):
     folds: Annotated[int, Field(ge=2, le=20)]
     repeats: Annotated[int, Field(ge=1, le=20)]
     coverage: Annotated[float, Field(gt=0, lt=1)]
     guard_acceptance: Annotated[float, Field(gt=0, le=1)]
-    verdict: VerdictParams
+    review_acceptance: Annotated[float, Field(gt=0, le=1)]
+    min_confidence: Share
     robustness_images: Count
+
+    @model_validator(mode="after")
+    def _review_comes_before_unknown(self) -> "ModelEvaluationParams":
+        if self.review_acceptance > self.guard_acceptance:
+            raise ValueError(
+                f"review_acceptance must not be above guard_acceptance, {self.guard_acceptance:g}; "
+                f"got {self.review_acceptance:g}"
+            )
+        return self
 
 
 class ModelExportParams(_Frozen):

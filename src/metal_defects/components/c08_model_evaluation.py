@@ -21,7 +21,7 @@ from metal_defects.evaluation.ensemble import try_ensembles
 from metal_defects.evaluation.guard import Guard, choose_guard_taps, fit_guard
 from metal_defects.evaluation.learning_curve import measure_learning_curve
 from metal_defects.evaluation.locator import Locator, choose_threshold, fit_locator
-from metal_defects.evaluation.locator_maps import extract_maps
+from metal_defects.evaluation.locator_maps import count_affordable, extract_maps
 from metal_defects.evaluation.locator_plots import show_locations
 from metal_defects.evaluation.locator_scores import draw_centre, draw_grad_cam, score_maps, share_of_area
 from metal_defects.evaluation.metrics import classification_metrics
@@ -108,30 +108,20 @@ class _Evaluation:
         self.result["conformal"] = coverage_report(
             self.probabilities, found.labels, folds, self.params.coverage, subject.classes
         )
-        self.rules = {
-            **self.params.verdict.model_dump(),
-            "set_threshold": self.result["conformal"]["threshold"],
-        }
 
     def fit_parts(self) -> None:
-        """Guard and locator."""
-        subject, seed = self.subject, self.ctx.settings.params.seed
+        """Guard, locator, and the rules of the verdicts."""
         with self._timed("guard"):
             guard = self._fit_guard()
         with self._timed("locator"):
-            maps = extract_maps(
-                subject.opened.pixels,
-                subject.opened.maps,
-                subject.images("train", *HELD_OUT),
-                len(self.train.labels) + len(self.held_out.labels),
-                self.ctx.resume / "maps",
-            )
-            count = len(self.train.labels)
-            training = {tap: values[:count] for tap, values in maps.items()}
-            side = subject.card["image_size"]
-            locator = fit_locator(training, self.train.labels, self.train.boxes, side, seed)
-            deepest = list(maps.values())[-1]
-            self.grad_cam = draw_grad_cam(deepest[:count], self.train.labels, deepest)
+            locator = self._fit_locator()
+        seen = guard.out_of_fold[np.isfinite(guard.out_of_fold)]
+        self.rules = {
+            "unknown_distance": 1.0,
+            "review_distance": float(np.quantile(seen, self.params.review_acceptance)) if len(seen) else None,
+            "min_confidence": self.params.min_confidence,
+            "set_threshold": self.result["conformal"]["threshold"],
+        }
         self.parts = AnswerParts(self.temperature, guard, locator)
         self.parts.save(self.ctx.out)
 
@@ -144,6 +134,23 @@ class _Evaluation:
             self.ctx.settings.params.seed, channels,
         )  # fmt: skip
 
+    def _fit_locator(self) -> Locator:
+        """A locator, taught by as many training images as there is room for; Grad-CAM of the same ones besides."""
+        subject, train, side = self.subject, self.train, self.subject.card["image_size"]
+        held_out = len(self.held_out.labels)
+        room = max(count_affordable(subject.opened.maps, side) - held_out, 1)
+        rows = np.linspace(0, len(train.labels) - 1, min(room, len(train.labels))).round().astype(int)
+        if len(rows) < len(train.labels):
+            logger.info("   the locator learns from %d of %d training images", len(rows), len(train.labels))
+        images = [*subject.images("train")[rows], *subject.images(*HELD_OUT)]
+        maps = extract_maps(subject.opened.pixels, subject.opened.maps, images, len(images), self.ctx.resume / "maps")
+        training = {tap: values[: len(rows)] for tap, values in maps.items()}
+        labels = train.labels[rows]
+        self.known_boxes = [train.boxes[row] for row in rows]
+        deepest = list(maps.values())[-1]
+        self.grad_cam = draw_grad_cam(deepest[: len(rows)], labels, deepest)
+        return fit_locator(training, labels, self.known_boxes, side, self.ctx.settings.params.seed)
+
     def judge_held_out(self) -> None:
         """Verdicts, locator scores and robustness of the very graph that is exported."""
         infer = self._open_answer()
@@ -151,7 +158,7 @@ class _Evaluation:
         answers = _answer(infer, images)
         with self._timed("locator_scores"):
             self.result["locator"] = _score_locator(
-                answers["heat_map"], self.grad_cam, self.train, self.held_out, self.parts.locator
+                answers["heat_map"], self.grad_cam, self.known_boxes, self.held_out.boxes, self.parts.locator
             )
         guard = self.parts.guard
         self.result["guard"] = _describe_guard(guard, answers["distance"])
@@ -322,7 +329,11 @@ def _describe_guard(guard: Guard, held_out: np.ndarray) -> dict[str, Any]:
 
 
 def _score_locator(
-    heat_maps: np.ndarray, grad_cam: np.ndarray, train: Split, held_out: Split, locator: Locator
+    heat_maps: np.ndarray,
+    grad_cam: np.ndarray,
+    train: list[np.ndarray],
+    held_out: list[np.ndarray],
+    locator: Locator,
 ) -> dict[str, Any] | None:
     """Scores on held-out images beside baselines; None where no held-out image has a box.
 
@@ -330,15 +341,15 @@ def _score_locator(
         heat_maps: of the held-out images.
         grad_cam: of the training images, then of the held-out ones; the baselines' thresholds, like the locator's own,
             are chosen on training images.
-        train, held_out: their boxes.
+        train, held_out: their boxes, left, top, right, bottom as shares of the sides, (n, 4) each.
         locator: that drew the heat maps.
     """
-    rows = np.flatnonzero([len(boxes) > 0 for boxes in held_out.boxes])
-    known = np.flatnonzero([len(boxes) > 0 for boxes in train.boxes])
+    rows = np.flatnonzero([len(boxes) > 0 for boxes in held_out])
+    known = np.flatnonzero([len(boxes) > 0 for boxes in train])
     if not len(rows) or not len(known):
         return None
-    boxes, known_boxes = [held_out.boxes[row] for row in rows], [train.boxes[row] for row in known]
-    centre, side = draw_centre(len(known), heat_maps.shape[1]), len(train.labels)
+    boxes, known_boxes = [held_out[row] for row in rows], [train[row] for row in known]
+    centre = draw_centre(len(known), heat_maps.shape[1])
     centre_threshold = choose_threshold(centre, known_boxes)
     cam_threshold = choose_threshold(grad_cam[known], known_boxes)
     return {
@@ -347,7 +358,7 @@ def _score_locator(
         "scores": score_maps(heat_maps[rows], boxes, locator.threshold, locator.box_threshold),
         "baselines": {
             "centre": score_maps(draw_centre(len(rows), heat_maps.shape[1]), boxes, *[centre_threshold] * 2),
-            "grad_cam": score_maps(grad_cam[side + rows], boxes, *[cam_threshold] * 2),
+            "grad_cam": score_maps(grad_cam[len(train) + rows], boxes, *[cam_threshold] * 2),
             "share_of_area": share_of_area(boxes),
         },
     }

@@ -226,7 +226,7 @@ def _convert_to_rgb(image: Image.Image, name: str) -> np.ndarray:
         if image.has_transparency_data:
             layers = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", layers.size, "black"), layers)
-        return np.array(image.convert("RGB"))
+        return np.array(image if image.mode == "RGB" else image.convert("RGB"))
     except ValueError as error:
         raise ImageError(
             "mode", f"{name}: the colour model must be grey, RGB, CMYK or a palette. Got {image.mode} instead."

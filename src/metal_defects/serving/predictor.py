@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from metal_defects.data.imaging import ImageError, Preprocessor
+from metal_defects.log import logger
 from metal_defects.serving.boxes import Box, find_boxes
 from metal_defects.serving.bundle import Bundle, BundleError, load_bundle
 from metal_defects.serving.cores import count_cores
@@ -123,6 +124,9 @@ class Predictor:
             infer = _load_keras(bundle)
             return cls(bundle, lambda _: infer, threads)
         path = bundle.variant_file(variant or bundle.card["default"])
+        fault = bundle.card["variants"][variant].get("fault") if variant else None
+        if fault:
+            logger.warning("The variant %s is no full substitute: %s", variant, fault)
         return cls(bundle, lambda count: open_graph(path, count), threads)
 
     def predict(self, source: Input, name: str | None = None) -> Prediction:

@@ -66,7 +66,7 @@ def _ask_images(visit: Visit, predictor: Predictor) -> Intake | None:
 def _offer_samples(key: str) -> Intake | None:
     thumbnails = _sample_thumbnails()
     st.html(markup.strip(thumbnails))
-    st.caption("Drawn samples, three of each defect: they show how the app works, not how good the model is.")
+    st.caption("Drawn, not photographed: a model that learned from real steel may well say that it does not know them.")
     if st.button(f"Try the {len(thumbnails)} drawn samples", key=key, type="primary", icon=":material/play_arrow:"):
         return Intake([Item(path.name, path.read_bytes) for path in _sample_files()])
     return None

@@ -13,11 +13,15 @@ import pytest
 from metal_defects.components import c09_model_export
 from metal_defects.config import Settings
 from metal_defects.data.snapshots import SPLITS
+from metal_defects.evaluation.guard import choose_guard_taps, fit_guard
+from metal_defects.evaluation.locator import fit_locator
+from metal_defects.evaluation.locator_maps import extract_maps
 from metal_defects.evaluation.metrics import classification_metrics
 from metal_defects.files import sha256_file, write_json
+from metal_defects.models.answer import AnswerParts, open_model
 from metal_defects.models.backbones import BACKBONES
 from metal_defects.models.custom_cnn import build_custom_cnn
-from metal_defects.models.networks import assemble, build_backbone, build_feature_model, build_head
+from metal_defects.models.networks import assemble, build_backbone, build_feature_model, build_head, pool_moments
 from metal_defects.models.onnx_graphs import export_float32
 from metal_defects.pipeline.runner import StageContext
 from metal_defects.serving.bundle import load_bundle
@@ -76,7 +80,36 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for split in ("valid", "test")
     }
     write_json(tuned / "metrics.json", metrics)
+    write_answer(folder, *data["train"])
     return folder
+
+
+def write_answer(artifacts: Path, images: np.ndarray, labels: np.ndarray) -> None:
+    """What stage 08 leaves for the export: a guard and a locator that were really fitted."""
+    import keras
+    from keras import layers
+
+    folder = artifacts / "08_model_evaluation"
+    folder.mkdir()
+    opened = open_model(keras.models.load_model(artifacts / "07_hyperparameter_tuning/tuned_model.h5", compile=False))
+    taps = choose_guard_taps(tuple(opened.maps))
+    pooled = [part for tap in taps for part in pool_moments(opened.maps[tap], f"pooled_{tap}")]
+    moments = keras.Model(opened.pixels, layers.Concatenate()(pooled)).predict(images, verbose=0)
+    channels = {tap: opened.maps[tap].shape[-1] for tap in taps}
+    guard = fit_guard(moments, labels, np.arange(len(labels)), 0.95, 0, channels)
+    maps = extract_maps(opened.pixels, opened.maps, images, len(images), artifacts / "maps")
+    AnswerParts(0.8, guard, fit_locator(maps, labels, None, SIDE, 0)).save(folder)
+    rules = {"unknown_distance": 1.0, "review_distance": None, "min_confidence": 0.5, "set_threshold": 0.3}
+    locator = {"kind": "labels", "threshold": 0.5, "box_threshold": 0.5}
+    write_json(folder / "decision.json", {"temperature": 0.8, "verdict_rules": rules, "locator": locator})
+    counts = {"accept": 18, "review": 0, "unknown": 0, "images": 18, "errors_among_accepted": 0}
+    share = {"value": 1.0, "low": 0.9, "high": 1.0}
+    evaluation = {
+        "protocol": {"images": 18, "folds": 1}, "calibration": {"after": {"ece": share}},
+        "conformal": {"served": {"covered": share, "mean_size": 1.0}}, "guard": {"accepted_held_out": 1.0},
+        "verdicts": {"test": counts},
+    }  # fmt: skip
+    write_json(folder / "evaluation.json", evaluation)
 
 
 @pytest.fixture(scope="module")
@@ -126,23 +159,34 @@ def test_runtimes_agree_on_files(exported: Path) -> None:
     rng = np.random.default_rng(1)
     images = [draw(n % 3, rng) for n in range(12)]
     onnx, keras = (
-        list(Predictor.load(exported / "bundle", variant="float32", runtime=runtime).predict_many(images, 5))
+        list(Predictor.load(exported / "bundle", variant="float32", runtime=runtime).predict_many(images))
         for runtime in ("onnx", "keras")
     )
     for one, other in zip(onnx, keras, strict=True):
         assert isinstance(one, Prediction) and one.label == other.label
         assert list(one.probabilities.values()) == pytest.approx(list(other.probabilities.values()), abs=1e-4)
+        assert one.distance == pytest.approx(other.distance, rel=1e-2)
+        assert one.prediction_set == other.prediction_set
+
+
+def test_heat_map_and_distance_come_with_the_answer(exported: Path) -> None:
+    rng = np.random.default_rng(2)
+    predictor = Predictor.load(exported / "bundle", variant="float32")
+    known, heat_map = predictor.explain(draw(0, rng))
+    assert heat_map.ndim == 2 and 0 <= heat_map.min() <= heat_map.max() <= 1
+    strange = predictor.predict(np.full((SIDE, SIDE, 3), 7, np.uint8))
+    assert strange.verdict == "unknown" and strange.distance > known.distance
 
 
 def test_same_model_gives_the_same_bytes_in_any_process(artifacts: Path, exported: Path, tmp_path: Path) -> None:
     code = (
         "import sys, keras; from pathlib import Path; from metal_defects.models.onnx_graphs import export_float32;"
+        "from metal_defects.models.answer import load_answer_model;"
         "keras.Sequential([keras.layers.Dense(1) for _ in range(3)]);"
-        "export_float32(keras.models.load_model(sys.argv[1], compile=False), Path(sys.argv[2]))"
+        "export_float32(*load_answer_model(Path(sys.argv[1])), Path(sys.argv[2]))"
     )
     target = tmp_path / "again.onnx"
-    model = artifacts / "07_hyperparameter_tuning" / "tuned_model.h5"
-    subprocess.run([sys.executable, "-c", code, str(model), str(target)], check=True, env=_environment())
+    subprocess.run([sys.executable, "-c", code, str(artifacts), str(target)], check=True, env=_environment())
     data = target.read_bytes()
     assert hashlib.sha256(data).hexdigest() == sha256_file(exported / "bundle" / "model.onnx")
     assert not any(text in data for text in (b"/tmp", b".py", b"site-packages", str(artifacts).encode()))
@@ -151,10 +195,11 @@ def test_same_model_gives_the_same_bytes_in_any_process(artifacts: Path, exporte
 def test_graph_that_differs_is_refused(
     artifacts: Path, tmp_path: Path, make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def spoil(model: object, target: Path) -> None:
-        model.layers[-1].set_weights([-weights for weights in model.layers[-1].get_weights()])
-        export_float32(model, target)
-        model.layers[-1].set_weights([-weights for weights in model.layers[-1].get_weights()])
+    def spoil(model: object, outputs: tuple[str, ...], target: Path) -> None:
+        last = model.get_layer("probabilities")
+        last.set_weights([-weights for weights in last.get_weights()])
+        export_float32(model, outputs, target)
+        last.set_weights([-weights for weights in last.get_weights()])
 
     monkeypatch.setattr(c09_model_export, "export_float32", spoil)
     ctx = StageContext(make_settings("model_export.int8=false"), tmp_path / "out", artifacts, tmp_path)
@@ -174,7 +219,7 @@ def test_networks_with_random_weights_are_exported(name: str, tmp_path: Path) ->
     head = build_head(columns.mean(axis=0), columns.var(axis=0) + 1e-3, 5, hidden_units=8, dropout=0.1, l2=0.0)
     assert head.input_shape[-1] == width
     model = assemble(features, head, name)
-    export_float32(model, tmp_path / "model.onnx")
+    export_float32(model, ["probabilities"], tmp_path / "model.onnx")
     infer = open_graph(tmp_path / "model.onnx")
     expected = np.asarray(model(pixels, training=False))
     for batch in (1, 4):

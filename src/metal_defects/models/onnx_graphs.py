@@ -101,6 +101,9 @@ def _normalise(model: "onnx.ModelProto", outputs: Sequence[str]) -> None:
     Keras numbers its layers by what else the process has built, so that their names differ from run to run.
     """
     graph = model.graph
+    ordered_nodes = [type(node).FromString(node.SerializeToString()) for node in _order_nodes(graph)]
+    del graph.node[:]
+    graph.node.extend(ordered_nodes)
     names = {graph.input[0].name: INPUT}
     names |= {value.name: name for value, name in zip(graph.output, outputs, strict=True)}
     weights = {weight.name: weight for weight in graph.initializer}
@@ -124,6 +127,26 @@ def _normalise(model: "onnx.ModelProto", outputs: Sequence[str]) -> None:
         value.type.tensor_type.shape.dim[0].dim_param = BATCH
     graph.name, graph.doc_string = "classifier", ""
     model.producer_name = model.producer_version = model.doc_string = ""
+
+
+def _order_nodes(graph: "onnx.GraphProto") -> "list[onnx.NodeProto]":
+    """The nodes in an order that only their connections decide: each output's inputs first, the outputs in turn."""
+    producers = {name: node for node in graph.node for name in node.output}
+    ordered: list[onnx.NodeProto] = []
+    done: set[str] = set()
+    waiting = [(value.name, False) for value in reversed(graph.output)]
+    while waiting:
+        name, is_ready = waiting.pop()
+        node = producers.get(name)
+        if node is None or node.output[0] in done:
+            continue
+        if is_ready:
+            ordered.append(node)
+            done.add(node.output[0])
+        else:
+            waiting.append((name, True))
+            waiting.extend((source, False) for source in reversed(node.input))
+    return ordered
 
 
 def _save(model: "onnx.ModelProto", target: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from workshop import Workshop, assert_success, read_rows
 
-TIMES = {"seconds", "milliseconds_per_image", "finished", "mtime_ns", "sha256", "bytes"}
+TIMES = {"seconds", "milliseconds_per_image", "milliseconds", "created", "finished", "mtime_ns", "sha256", "bytes"}
 
 
 def strip_times(value: Any) -> Any:
@@ -46,7 +46,7 @@ def test_same_seed_same_results_in_another_folder(empty: Workshop, finished: Wor
     for suffixes in ((".csv",), (".png",), (".txt",)):
         first, second = files(finished, *suffixes), files(empty, *suffixes)
         assert first.keys() == second.keys()
-        timed = {"trials.csv", "leaderboard.csv"}
+        timed = {"trials.csv", "leaderboard.csv", "parity.csv", "variants.png"}
         different = [
             name
             for name, path in first.items()

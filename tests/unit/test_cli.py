@@ -1,7 +1,6 @@
 """The command line: help that teaches, plans, choosing stages, and mistakes explained in one sentence."""
 
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,6 +12,7 @@ import pytest
 from metal_defects import cli
 from metal_defects.log import logger
 from metal_defects.pipeline.runner import Stage
+from metal_defects.pipeline.stages import STAGES
 
 PROJECT = Path(__file__).resolve().parents[2]
 WIDTH = 80
@@ -50,7 +50,7 @@ def command(
     for variable in list(os.environ):
         if variable.startswith("METAL_DEFECTS_"):
             monkeypatch.delenv(variable)
-    monkeypatch.setattr(cli, "ROOT", PROJECT)
+    monkeypatch.setenv("METAL_DEFECTS_ROOT", str(PROJECT))
 
     def run(*arguments: str) -> Answer:
         folders = [f"paths.{name}={tmp_path / name}" for name in ("artifacts", "logs", "downloads", "weights")]
@@ -79,7 +79,7 @@ def toys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         Stage(f"{index:02d}_{name[-1]}", name, f"makes {name[-1]}", ("params.training.epochs",), read, ("n.txt",))
         for index, (name, read) in enumerate(zip(modules, reads, strict=True), start=1)
     ]
-    monkeypatch.setattr(cli, "STAGES", tuple(stages))
+    monkeypatch.setattr("metal_defects.pipeline.stages.STAGES", tuple(stages))
     yield tmp_path / "artifacts" / "ran.txt"
     for name in modules:
         sys.modules.pop(name, None)
@@ -119,7 +119,7 @@ def test_help_teaches_in_80_columns_without_heavy_imports(arguments: tuple[str, 
 def test_first_plan_says_that_everything_must_run(command: Command) -> None:
     answer = command("plan")
     assert answer.code == 0
-    assert answer.out.count("RUN") == len(cli.STAGES)
+    assert answer.out.count("RUN") == len(STAGES)
     assert "no earlier result" in answer.out
     assert "after 01" in answer.out
     assert len(widest(answer.out)) <= WIDTH
@@ -267,16 +267,6 @@ def test_main_without_a_command_runs_everything(
         cli.main()
     assert not caught.value.code
     assert toys.read_text() == "abc"
-
-
-def test_predictions_are_shown_whatever_the_names(capsys: pytest.CaptureFixture[str]) -> None:
-    good = {"label": "[b]A[/b]", "confidence": 0.75, "probabilities": {"[b]A[/b]": 0.75, "[/]": 0.25}}
-    cli._show_predictions([{"image": "x[/].png", **good}, {"image": "[red]y.png", "error": "cut [off"}])
-    out = capsys.readouterr().out
-    assert max(len(line.rstrip()) for line in out.splitlines()) <= WIDTH
-    text = re.sub(r"\s+", "", out)
-    for part in ("x[/].png", "[b]A[/b]75.0,[/]25.0", "[red]y.png", "cut[off"):
-        assert part in text
 
 
 def test_full_disk_in_a_library_is_told_as_one(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:

@@ -25,7 +25,7 @@ def _quiet_afterwards() -> Iterator[None]:
 
 
 def start(folder: Path, level: str = "INFO", max_bytes: int = 100_000, backups: int = 3, verbose: bool = False) -> Path:
-    return setup_logging(folder, level, max_bytes, backups, verbose)
+    return setup_logging(folder, level, max_bytes, backups, verbose=verbose)
 
 
 def test_one_line_per_event_with_time_level_process_and_module(tmp_path: Path) -> None:

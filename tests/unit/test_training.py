@@ -223,7 +223,7 @@ def test_fine_tuning_moves_the_top_layers_and_no_normalization(
 ) -> None:
     snapshots, model = make_network_parts(tmp_path)
     trunk = model.get_layer("toy")
-    overrides = ("fine_tune_top_layers=5", "fine_tune_epochs=1", "fine_tune_learning_rate=0.01")
+    overrides = ("fine_tune_top_layers=5", "fine_tune_epochs=3", "fine_tune_learning_rate=0.01")
     params = make_settings(*FAST, *(f"training.{text}" for text in overrides)).params
     names = [layer.name for layer in trunk.layers]
     assert names[-5:] == ["first", "first_norm", "shallow", "second", "deep"]

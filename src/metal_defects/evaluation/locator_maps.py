@@ -74,10 +74,7 @@ def extract_maps(
     folder.mkdir(parents=True, exist_ok=True)
     _, run = fastest_engine(model, folder)
     ends = np.cumsum([int(np.prod(shape)) for shape in shapes])
-    files = [
-        np.lib.format.open_memmap(folder / f"{tap}.npy", "w+", np.float16, (count, *shape))
-        for tap, shape in zip(taps, shapes, strict=True)
-    ]
+    files = [_allocate(folder / f"{tap}.npy", (count, *shape)) for tap, shape in zip(taps, shapes, strict=True)]
     start = 0
     for rows in _run_batches(run, track(images, "Feature maps", total=count)):
         for file, part in zip(files, np.split(rows, ends[:-1], axis=1), strict=True):
@@ -85,6 +82,19 @@ def extract_maps(
             file[start : start + len(rows)] = part.reshape(-1, *file.shape[1:])
         start += len(rows)
     return dict(zip(taps, files, strict=True))
+
+
+def _allocate(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """A float16 array in a file whose space is there: writing to a mapped file on a full disk would kill the process.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    array = np.lib.format.open_memmap(path, "w+", np.float16, shape)
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array
 
 
 def _run_batches(run: Engine, images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:

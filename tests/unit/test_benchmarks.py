@@ -27,6 +27,8 @@ SCRIPTS = (
     "benchmarks/synthetic_to_real.py",
     "benchmarks/localisation.py",
     "benchmarks/pipeline_time.py",
+    "benchmarks/protocols.py",
+    "benchmarks/robustness.py",
     "benchmarks/serving.py",
     "benchmarks/unknown_surfaces.py",
     "research/run_notebook.py",

@@ -191,7 +191,7 @@ def test_plan_of_chosen_stages(command: Command, toys: Path) -> None:
         (("run", "--set", "training.epochs"), ["KEY=VALUE", "Got 'training.epochs'"]),
         (("plan", "--set", "trainin.epochs=3"), ["there is no setting 'trainin.epochs'"]),
         (("run", "--only", "01", "--data", "/nowhere/at/all"), ["folder or an archive", "/nowhere/at/all"]),
-        (("predict", "image.bmp"), ["no tuned model yet", "python main.py"]),
+        (("evaluate", "/nowhere/at/all"), ["folder of labelled images", "/nowhere/at/all"]),
     ],
 )  # fmt: skip
 def test_mistake_is_explained_in_one_sentence(arguments: tuple[str, ...], parts: list[str], command: Command) -> None:

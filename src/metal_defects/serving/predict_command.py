@@ -28,7 +28,9 @@ from metal_defects.serving.predictor import Failure, Prediction, Predictor, Runt
 
 SHIPPED = Path("bundles", "neu")
 MOST_SHARES = 6
-FIELDS = ("name", "label", "confidence", "verdict", "reason", "distance", "milliseconds")
+LEAST_SHARE = 0.0005  # reads 0.1 %; in the table, smaller ones are left out
+FIELDS = ("name", "label", "confidence", "verdict", "reason", "distance", "prediction_set", "boxes", "milliseconds")
+VERDICT_STYLES = {"accept": "green", "review": "yellow", "unknown": "magenta"}
 Answer = Prediction | Failure
 
 
@@ -89,14 +91,15 @@ def predict(
     if (output or chosen is Format.TABLE) and len(paths) > 1:
         answers = track(answers, "Classifying", total=len(paths))
     counts: Counter[str | None] = Counter()
-    answers = _count(answers, counts)
+    verdicts: Counter[str] = Counter()
+    answers = _count(answers, counts, verdicts)
     if output:
         with atomic_path(output) as partial, partial.open("w", newline="", encoding="utf-8") as stream:
             _write(answers, chosen, predictor.bundle.classes, stream)
     else:
         _write(answers, chosen, predictor.bundle.classes, sys.stdout)
     if output or chosen is Format.TABLE:
-        _show_summary(counts, time.perf_counter() - start, output)
+        _show_summary(counts, verdicts, time.perf_counter() - start, output)
     if predictor.bundle.notice:
         typer.echo(f"! {predictor.bundle.notice}", err=True)
     if counts[None]:
@@ -156,10 +159,12 @@ def _choose_format(format_: Format | None, as_json: bool, output: Path | None) -
     return format_ or _FORMAT_OF.get(output.suffix.lower() if output else "", Format.TABLE)
 
 
-def _count(answers: Iterable[Answer], counts: Counter[str | None]) -> Iterator[Answer]:
-    """Pass answers on and count their labels; failures under None."""
+def _count(answers: Iterable[Answer], counts: Counter[str | None], verdicts: Counter[str]) -> Iterator[Answer]:
+    """Pass answers on and count their labels, failures under None, and their verdicts."""
     for answer in answers:
         counts[answer.label if isinstance(answer, Prediction) else None] += 1
+        if isinstance(answer, Prediction) and answer.verdict:
+            verdicts[answer.verdict] += 1
         yield answer
 
 
@@ -179,30 +184,38 @@ def _write(answers: Iterable[Answer], format_: Format, classes: tuple[str, ...],
 
 def _csv_row(answer: dict[str, Any], classes: tuple[str, ...]) -> list[Any]:
     error, shares = answer.get("error", {}), answer.get("probabilities", {})
-    values = [answer.get(field) for field in FIELDS]
+    found = [answer.get(field) for field in FIELDS]
+    values = [json.dumps(value) if isinstance(value, list) else value for value in found]
     return [*values, error.get("code"), error.get("message"), *(shares.get(name) for name in classes)]
 
 
 def _make_table(answers: Iterable[Answer]) -> Table:
     table = Table(box=None, pad_edge=False)
-    for title in ("image", "label", "confidence", "all classes"):
+    for title in ("image", "verdict", "label", "confidence", "why, or all classes"):
         table.add_column(title, overflow="fold")
     for answer in answers:
         name = escape(answer.name or "")
         if isinstance(answer, Failure):
-            table.add_row(name, "[red]error[/]", "", escape(answer.message))
+            table.add_row(name, "[red]error[/]", "", "", escape(answer.message))
             continue
         ranked = sorted(answer.probabilities.items(), key=lambda item: -item[1])[:MOST_SHARES]
-        others = ", ".join(f"{escape(label)} {100 * share:.1f}" for label, share in ranked)
-        table.add_row(name, f"[bold]{escape(answer.label)}[/]", f"{100 * answer.confidence:.1f} %", others)
+        shown = [(label, share) for label, share in ranked if share >= LEAST_SHARE] or ranked[:1]
+        others = ", ".join(f"{escape(label)} {100 * share:.1f}" for label, share in shown)
+        verdict = f"[{VERDICT_STYLES[answer.verdict]}]{answer.verdict}[/]" if answer.verdict else ""
+        label, share = f"[bold]{escape(answer.label)}[/]", f"{100 * answer.confidence:.1f} %"
+        table.add_row(name, verdict, label, share, escape(answer.reason) if answer.reason else others)
     return table
 
 
-def _show_summary(counts: Counter[str | None], seconds: float, output: Path | None) -> None:
+def _show_summary(
+    counts: Counter[str | None], verdicts: Counter[str], seconds: float, output: Path | None
+) -> None:
     total, failed = counts.total(), counts[None]
     if total > 1:
         labels = ", ".join(f"{escape(label)} {n}" for label, n in counts.most_common() if label is not None)
         failures = f"[red]{failed} failed[/], " if failed else ""
+        if verdicts:
+            console.print("Verdicts: " + ", ".join(f"{name} {verdicts[name]}" for name in VERDICT_STYLES))
         console.print(f"{total} images: {labels}{', ' if labels else ''}{failures}{seconds:.1f} s in all.")
     if output:
         console.print(f"Answers: {escape(str(output))}", soft_wrap=True)

@@ -62,7 +62,7 @@ def main(
     and python benchmarks/protocols.py --data ~/X-SDD --train 0.7
     """
     machine, sizes = describe_machine(), parse_seeds(shots)
-    with workspace(STAGES[:4], use_data(data), *use_model(model)) as ctx:
+    with workspace(STAGES[:4], use_data(data), "classes=auto", *use_model(model)) as ctx:
         trainer = make_trainer(ctx, read_frozen_entry(ctx))
         snapshots = ctx.artifacts / "03_dataset_loader"
         classes = read_json(snapshots / "class_labels.json")["classes"]

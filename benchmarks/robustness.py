@@ -35,7 +35,7 @@ SEEN = ("gaussian_noise", "blur", "motion_blur", "bright", "dark", "low_contrast
 def main(
     data: Data,
     model: Model = "efficientnet_lite0",
-    images: Annotated[int, typer.Option("--images", min=10, help="Held-out images per cell, at most.")] = 360,
+    images: Annotated[int, typer.Option("--images", min=10, help="Held-out images per cell, at most.")] = 180,
     views: Annotated[
         int | None, typer.Option("--views", min=0, help="Augmented views per training image; else as params.yaml says.")
     ] = None,
@@ -46,7 +46,7 @@ def main(
     Gaussian noise is given as the signal-to-noise ratio 10 log10(mean(x²) / σ²) over the grey levels of an image. Kinds
     of damage that the training views show in some form are marked, and averaged apart from the others.
 
-    About three minutes for 360 images in 80 cells on two cores; --severities 3,5 takes one.
+    About two and a half minutes for 180 images in 80 cells on two cores.
 
     Example: python benchmarks/robustness.py --data ~/NEU-DET
     """

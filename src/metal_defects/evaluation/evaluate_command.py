@@ -11,7 +11,7 @@ from metal_defects.config import find_root, load_settings
 from metal_defects.data.layouts import read_image_set
 from metal_defects.errors import UserError
 from metal_defects.files import write_json
-from metal_defects.log import console, setup_logging, track
+from metal_defects.log import console, library_noise_to, setup_logging, track
 from metal_defects.serving.bundle import find_bundle
 from metal_defects.serving.predict_command import SHIPPED
 from metal_defects.serving.predictor import Predictor
@@ -49,7 +49,7 @@ def evaluate(
 
     settings = load_settings(find_root(), overrides or [])
     options, artifacts = settings.config.logging, settings.config.paths.artifacts
-    setup_logging(settings.config.paths.logs, options.level, options.max_bytes, options.backups)
+    log_file = setup_logging(settings.config.paths.logs, options.level, options.max_bytes, options.backups)
     if not folder.is_dir():
         raise UserError(f"DIR must be a folder of labelled images. Got {folder}.")
     found = read_image_set(folder.expanduser().absolute(), settings.data_schema.model_copy(update={"classes": "auto"}))
@@ -75,7 +75,8 @@ def evaluate(
             from metal_defects.evaluation.adaptation import adapt_to
         except ModuleNotFoundError as error:
             raise UserError("--adapt needs the training packages: pip install -r requirements.txt.") from error
-        result["adapted"] = adapt_to(settings, found, adapt)
+        with library_noise_to(log_file.with_name("libraries.log")):
+            result["adapted"] = adapt_to(settings, found, adapt)
         _show_adapted(result["adapted"])
     target = artifacts / "evaluations" / f"{found.root.name}.json"
     write_json(target, result)
@@ -110,6 +111,8 @@ def _show(summary: dict[str, Any], has_verdicts: bool) -> None:
 def _show_adapted(adapted: dict[str, Any]) -> None:
     text = f"With {adapted['images_per_class']} labelled images per class from there ({adapted['draws']} draws): "
     console.print(text + f"{_percent(adapted['accuracy'], interval=True)} of the others right", highlight=False)
+    shares = ", ".join(f"{escape(name)} {100 * share:.1f}" for name, share in adapted["classes"].items())
+    console.print(f"By class: {shares}", highlight=False)
 
 
 def _percent(share: dict[str, float], interval: bool = False) -> str:

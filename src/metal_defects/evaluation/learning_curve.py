@@ -78,5 +78,5 @@ def _interval(scores: list[float]) -> dict[str, float]:
 
     mean, count = float(np.mean(scores)), len(scores)
     variance = np.var(scores, ddof=1) if count > 1 else 0.0
-    half = t.ppf(0.975, max(count - 1, 1)) * np.sqrt((1 / count + HELD_OUT / (1 - HELD_OUT)) * variance)
-    return {"value": mean, "low": max(0.0, mean - half), "high": min(1.0, mean + half)}
+    half = float(t.ppf(0.975, max(count - 1, 1))) * np.sqrt((1 / count + HELD_OUT / (1 - HELD_OUT)) * variance)
+    return {"value": mean, "low": float(max(0.0, mean - half)), "high": float(min(1.0, mean + half))}

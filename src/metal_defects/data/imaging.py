@@ -67,7 +67,7 @@ class Preprocessor:
 
     def __call__(self, source: Path | bytes | Image.Image | np.ndarray) -> np.ndarray:
         """uint8 (image_size, image_size, 3) of whatever `decode_image` takes; raises `ImageError`."""
-        return resize_image(decode_image(source, self.limits), self.image_size, self.resize)
+        return _resize(_read_image(source, self.limits), self.image_size, self.resize)
 
 
 def decode_image(source: Path | bytes | Image.Image | np.ndarray, limits: ImageSchema) -> np.ndarray:
@@ -87,6 +87,11 @@ def decode_image(source: Path | bytes | Image.Image | np.ndarray, limits: ImageS
     Raises:
         ImageError: with the reason.
     """
+    return np.array(_read_image(source, limits))
+
+
+def _read_image(source: Path | bytes | Image.Image | np.ndarray, limits: ImageSchema) -> Image.Image:
+    """What `decode_image` promises, as an RGB image of Pillow's."""
     name = source.name if isinstance(source, Path) else "The image"
     _silence_pillow()
     if isinstance(source, np.ndarray):
@@ -111,7 +116,11 @@ def resize_image(image: np.ndarray, size: int, method: str) -> np.ndarray:
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"The image must be uint8 (H, W, 3). Got {image.dtype} {image.shape} instead.")
-    return np.array(Image.fromarray(image).resize((size, size), _FILTERS[method], reducing_gap=None))
+    return _resize(Image.fromarray(image), size, method)
+
+
+def _resize(image: Image.Image, size: int, method: str) -> np.ndarray:
+    return np.array(image.resize((size, size), _FILTERS[method], reducing_gap=None))
 
 
 def _wrap_array(array: np.ndarray, name: str) -> Image.Image:
@@ -125,7 +134,7 @@ def _wrap_array(array: np.ndarray, name: str) -> Image.Image:
     return Image.fromarray(array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array)
 
 
-def _decode_opened(image: Image.Image, name: str, limits: ImageSchema) -> np.ndarray:
+def _decode_opened(image: Image.Image, name: str, limits: ImageSchema) -> Image.Image:
     _check_header(image, name, limits)
     try:
         image.load()
@@ -219,14 +228,14 @@ def _read_orientation(image: Image.Image, name: str) -> int:
         return 1
 
 
-def _convert_to_rgb(image: Image.Image, name: str) -> np.ndarray:
+def _convert_to_rgb(image: Image.Image, name: str) -> Image.Image:
     if image.mode == "F" or image.mode.startswith("I"):
-        return np.repeat(_scale_to_8_bits(np.asarray(image), name)[..., None], 3, axis=2)
+        return Image.fromarray(_scale_to_8_bits(np.asarray(image), name)).convert("RGB")
     try:
         if image.has_transparency_data:
             layers = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", layers.size, "black"), layers)
-        return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+        return image if image.mode == "RGB" else image.convert("RGB")
     except ValueError as error:
         raise ImageError(
             "mode", f"{name}: the colour model must be grey, RGB, CMYK or a palette. Got {image.mode} instead."

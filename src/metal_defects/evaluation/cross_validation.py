@@ -110,7 +110,7 @@ def hold_out(labels: np.ndarray, groups: np.ndarray, share: float, seed: int) ->
     return next(splitter.split(labels, labels, groups))
 
 
-def fit_convex_head(strength: float = 0.1) -> Fit:
+def fit_convex_head(strength: float = 1.0) -> Fit:
     """Multinomial logistic regression on standardised features: one optimum, no seed, seconds instead of minutes.
 
     Args:

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from metal_defects.evaluation.cross_validation import fit_convex_head, hold_out
+from metal_defects.evaluation.metrics import accuracy_interval
 from metal_defects.log import track
 
 SIZES = (1, 2, 5, 10, 20, 50)
@@ -33,7 +34,8 @@ def measure_learning_curve(
         A row for each size: `per_class` (None for all), `images` (mean number of training images), `draws`,
         `accuracy` {"value", "low", "high"}: mean over draws and its 95 % interval (Student's t, over the draws'
         spread, widened by test share / training share as by Nadeau & Bengio, Machine Learning 52 (2003) 239-281,
-        because draws overlap), `lowest` and `highest` accuracy of a draw.
+        because draws overlap; never narrower than Wilson's for the images of one draw), `lowest` and `highest`
+        accuracy of a draw.
     """
     groups = np.unique(groups, return_inverse=True)[1]
     draws = max(count for _, count in DRAWS)
@@ -55,7 +57,7 @@ def measure_learning_curve(
             "per_class": size,
             "images": round(float(np.mean(counts[size]))),
             "draws": len(scores[size]),
-            "accuracy": _interval(scores[size]),
+            "accuracy": _interval(scores[size], len(splits[0][1])),
             "lowest": min(scores[size]),
             "highest": max(scores[size]),
         }
@@ -73,10 +75,14 @@ def _draw(rest: np.ndarray, labels: np.ndarray, size: int, seed: int) -> np.ndar
     return np.concatenate([shuffled[labels[shuffled] == label][:size] for label in np.unique(labels)])
 
 
-def _interval(scores: list[float]) -> dict[str, float]:
+def _interval(scores: list[float], tested: int) -> dict[str, float]:
     from scipy.stats import t
 
     mean, count = float(np.mean(scores)), len(scores)
-    variance = np.var(scores, ddof=1) if count > 1 else 0.0
-    half = float(t.ppf(0.975, max(count - 1, 1))) * np.sqrt((1 / count + HELD_OUT / (1 - HELD_OUT)) * variance)
-    return {"value": mean, "low": float(max(0.0, mean - half)), "high": float(min(1.0, mean + half))}
+    half = t.ppf(0.975, count - 1) * np.std(scores, ddof=1) * np.sqrt(1 / count + HELD_OUT / (1 - HELD_OUT))
+    low, high = accuracy_interval(round(mean * tested), tested)
+    return {
+        "value": mean,
+        "low": float(max(0.0, min(low, mean - half))),
+        "high": float(min(1.0, max(high, mean + half))),
+    }

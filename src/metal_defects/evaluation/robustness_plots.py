@@ -75,7 +75,7 @@ def learning_curve_plot(rows: Sequence[Mapping[str, Any]], target: Path, title: 
     _draw_intervals(axes, images, [row["accuracy"] for row in rows])
     for x, row in zip(images, rows, strict=True):
         text = "all" if row["per_class"] is None else str(row["per_class"])
-        axes.annotate(text, (x, 100 * row["accuracy"]["value"]), (0, 8), textcoords="offset points", ha="center")
+        axes.annotate(text, (x, 100 * row["accuracy"]["value"]), (5, -11), textcoords="offset points")
     if len(set(images)) > 1:
         use_log_axis(axes, "x", images)
     axes.set(xlabel="Labelled images (on the points: per class)", ylabel="Right answers, %", title=title)

@@ -160,7 +160,8 @@ class Predictor:
             sources: images, or pairs of a name and an image.
         """
         remaining, cores = iter(sources), count_cores()
-        with ThreadPoolExecutor(cores, thread_name_prefix="predict") as pool:
+        # One thread more than cores: while one waits for the interpreter, another computes.
+        with ThreadPoolExecutor(cores + 1, thread_name_prefix="predict") as pool:
             waiting: deque[Future[Prediction | Failure]] = deque()
             waiting.extend(pool.submit(self._try, source) for source in islice(remaining, WAITING_PER_CORE * cores))
             while waiting:

@@ -107,3 +107,41 @@ def test_other_encodings_of_a_file_are_answered_alike(
         assert png["probabilities"] == bmp["probabilities"]
         assert png["confidence"] == pytest.approx(float(row[row["predicted"]]), abs=1e-4)
         assert jpg["label"] == row["predicted"]
+
+
+def test_answers_can_be_trusted(neu: Workshop) -> None:
+    found = neu.read("08_model_evaluation/evaluation.json")
+    counts = found["verdicts"]["out_of_fold"]
+    assert found["calibration"]["after"]["ece"]["value"] <= 0.01
+    assert 0.98 <= found["conformal"]["exact"]["covered"]["value"] <= 0.998
+    assert found["conformal"]["served"]["mean_size"] <= 1.03
+    assert counts["accept"] >= 0.94 * counts["images"]
+    assert counts["errors_among_accepted"] <= 0.005 * counts["accept"]
+    assert found["guard"]["accepted_held_out"] >= 0.97
+    assert found["robustness"]["mean"][2] >= 0.975
+    scores, baselines = found["locator"]["scores"], found["locator"]["baselines"]
+    assert scores["pointing"]["value"] >= 0.9 > baselines["grad_cam"]["pointing"]["value"]
+    assert scores["iou"]["value"] >= 0.6
+
+
+def test_another_mill_is_not_answered_silently(neu: Workshop, xsdd_folder: Path) -> None:
+    maps = ("--map", "slag inclusion=Inclusion", "--map", "surface scratch=Scratches")
+    assert_success(neu.run("evaluate", str(xsdd_folder), *maps))
+    [target] = (neu.artifacts / "evaluations").glob("*.json")
+    summary = json.loads(target.read_text())
+    assert summary["images"] == 1360
+    assert summary["silent_errors"]["value"] <= 0.02
+    assert summary["unknown_flagged"]["value"] >= 0.97
+
+
+def test_bundle_of_the_run_answers_as_its_keras_model(neu: Workshop, neu_folder: Path) -> None:
+    files = [str(path) for path in sorted((neu_folder / "IMAGES").iterdir())[::150]]
+    onnx, keras = (
+        [json.loads(line) for line in neu.run("predict", "--json", "--runtime", name, *files).stdout.splitlines()]
+        for name in ("onnx", "keras")
+    )
+    assert len(onnx) == len(keras) == len(files)
+    for one, other in zip(onnx, keras, strict=True):
+        assert (one["label"], one["verdict"]) == (other["label"], other["verdict"])
+        assert one["confidence"] == pytest.approx(other["confidence"], abs=1e-4)
+        assert one["distance"] == pytest.approx(other["distance"], abs=1e-3)

@@ -71,7 +71,8 @@ class Workshop:
         paths = [f"paths.{part}={self.folder / part}" for part in ("artifacts", "logs", "downloads", "weights")]
         source = "data.source=synthetic" if self.data is None else f"data.path={self.data}"
         settings = [text for setting in (source, *paths, *self.settings) for text in ("--set", setting)]
-        models = [] if name in ("predict", "evaluate") or "--models" in arguments else ["--models", "efficientnet_lite0"]
+        takes_models = name in ("run", "plan") and "--models" not in arguments
+        models = ["--models", "efficientnet_lite0"] if takes_models else []
         start = ["-c", code] if code else ["main.py"]
         return [sys.executable, *start, name, *models, *settings, *arguments]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from browser import BINARY, DRIVER, Browser, run_app
-from bundles import COLOURS, paint, save, write_bundle
+from toy_bundles import COLOURS, paint, save, write_bundle
 
 pytestmark = [
     pytest.mark.slow,

@@ -13,9 +13,9 @@ from pathlib import Path
 import httpx
 import pytest
 from api_server import ApiServer, command, environment, run_api
-from bundles import COLOURS, paint, write_bundle
 from hostile import encode
 from PIL import Image
+from toy_bundles import COLOURS, paint, write_bundle
 
 RED = encode(Image.fromarray(paint("Red")), "PNG")
 PNG = {"Content-Type": "image/png"}

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bundles import COLOURS, paint, write_bundle
 from PIL import Image
 from streamlit.testing.v1 import AppTest
+from toy_bundles import COLOURS, paint, write_bundle
 
 from metal_defects.serving.app import inspect_page, session
 from metal_defects.serving.boxes import Box

@@ -8,7 +8,6 @@ import httpx
 import pytest
 import schemathesis
 from api_server import ApiServer, run_api
-from bundles import LIMITS, SIDE, write_bundle
 from hostile import CODES, Hostile, corpus, encode, mutants, picture
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -21,6 +20,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
     unsupported_method,
 )
+from toy_bundles import LIMITS, SIDE, write_bundle
 
 from metal_defects.serving.api_models import Answer, Refused
 

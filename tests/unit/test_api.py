@@ -13,12 +13,12 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from bundles import COLOURS, paint, write_bundle
 from fastapi import FastAPI
 from hostile import NAMES, encode
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from toy_bundles import COLOURS, paint, write_bundle
 
 from metal_defects.config import Serving, load_settings
 from metal_defects.errors import ConfigError

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
-from bundles import COLOURS, write_bundle
+from toy_bundles import COLOURS, write_bundle
 
 from metal_defects.serving.app.export import format_csv, format_json
 from metal_defects.serving.app.scoring import Row

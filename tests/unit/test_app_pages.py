@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bundles import COLOURS, SIDE, paint, write_bundle
 from hypothesis import given
 from hypothesis import strategies as st
 from streamlit.testing.v1 import AppTest
+from toy_bundles import COLOURS, SIDE, paint, write_bundle
 
 from metal_defects.serving.app import markup
 from metal_defects.serving.app.heat import GRID, measure_heat

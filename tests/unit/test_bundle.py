@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from bundles import COLOURS, SIDE, write_bundle
+from toy_bundles import COLOURS, SIDE, write_bundle
 
 from metal_defects.serving.bundle import ENV_BUNDLE, KERAS_FILE, BundleError, find_bundle, load_bundle
 from metal_defects.serving.predictor import Predictor

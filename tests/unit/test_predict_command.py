@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bundles import COLOURS, paint, save, write_bundle
+from toy_bundles import COLOURS, paint, save, write_bundle
 from typer.testing import CliRunner, Result
 
 from metal_defects.cli import app

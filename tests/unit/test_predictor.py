@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bundles import COLOURS, paint, save, write_bundle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from toy_bundles import COLOURS, paint, save, write_bundle
 
 import metal_defects
 from metal_defects.data.imaging import ImageError

@@ -181,3 +181,15 @@ def test_log_has_one_line_per_event_and_the_libraries_have_their_own(finished: W
     assert len(lines) > 20
     assert [text for text in lines if not line.fullmatch(text)] == []
     assert (finished.folder / "logs" / "libraries.log").exists()
+
+
+@pytest.mark.slow
+def test_network_from_scratch_goes_all_the_way(empty: Workshop, images: Path) -> None:
+    quick = ("training.from_scratch.epochs=1", "hyperparameter_tuning.from_scratch_max_trials=1")
+    workshop = empty.with_settings(*quick, "hyperparameter_tuning.from_scratch_epochs=1")
+    assert_success(workshop.run("run", "--models", "custom_cnn"))
+    assert "validation images" in workshop.read("08_model_evaluation/evaluation.json")["protocol"]["note"]
+    assert "validation images" in (workshop.stage("08") / "report.html").read_text()
+    answer = workshop.run("predict", "--json", str(next((images / "IMAGES").iterdir())))
+    assert_success(answer)
+    assert json.loads(answer.stdout)["verdict"] in ("accept", "review", "unknown")

@@ -155,3 +155,15 @@ def test_models_are_ranked_and_only_a_clear_difference_counts() -> None:
     assert rows[2]["only_this_wrong"] == 29
     # Holm: the smallest of two p values counts twice.
     assert rows[2]["p_value"] == pytest.approx(2 * 2 / 2**29)
+
+
+def test_one_fold_has_no_spread_and_stays_json() -> None:
+    import json
+
+    from metal_defects.evaluation.cross_validation import OutOfFold, summarise
+
+    logits = np.log(np.array([[[0.8, 0.2], [0.3, 0.7], [0.6, 0.4]]], np.float32))
+    found = OutOfFold(np.array([0, 1, 1]), logits, np.zeros((1, 3), int))
+    summary = summarise(found, ["a", "b", "c"], ["A", "B"])
+    assert summary["repeats"][0]["spread_of_folds"] is None
+    json.dumps(summary, allow_nan=False)

@@ -76,16 +76,16 @@ def coverage_report(
         from 0) and `per_class` ([{"name", "images", "covered"}], covered None where there is no image).
     """
     served, exact = (np.zeros(probabilities.shape, bool) for _ in range(2))
+    of_all = fit_conformal(probabilities, labels, coverage)
     for fold in np.unique(folds):
         inside = folds == fold
-        fitted = ~inside if not inside.all() else inside
-        threshold = fit_conformal(probabilities[fitted], labels[fitted], coverage)
+        threshold = of_all if inside.all() else fit_conformal(probabilities[~inside], labels[~inside], coverage)
         served[inside] = prediction_sets(probabilities[inside], threshold)
         exact[inside] = prediction_sets(probabilities[inside], threshold, allow_empty=True)
     return {
         "coverage": coverage,
         "images": len(labels),
-        "threshold": fit_conformal(probabilities, labels, coverage),
+        "threshold": of_all,
         "exact": _describe(exact, labels, class_names),
         "served": _describe(served, labels, class_names),
     }

@@ -163,7 +163,7 @@ def summarise(result: OutOfFold, sources: Sequence[str], classes: Sequence[str])
             "repeat": repeat + 1,
             "errors": int((~row).sum()),
             "accuracy": float(row.mean()),
-            "spread_of_folds": float(np.std([row[folds == fold].mean() for fold in np.unique(folds)], ddof=1)),
+            "spread_of_folds": _spread([float(row[folds == fold].mean()) for fold in np.unique(folds)]),
         }
         for repeat, (row, folds) in enumerate(zip(right, result.folds, strict=True))
     ]
@@ -188,6 +188,11 @@ def summarise(result: OutOfFold, sources: Sequence[str], classes: Sequence[str])
         "repeats": rounds,
         "misjudged": wrong,
     }
+
+
+def _spread(accuracies: Sequence[float]) -> float | None:
+    """Standard deviation; None of a single value."""
+    return float(np.std(accuracies, ddof=1)) if len(accuracies) > 1 else None
 
 
 def find_label_suspects(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:

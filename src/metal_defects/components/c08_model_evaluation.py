@@ -9,26 +9,19 @@ import numpy as np
 
 from metal_defects.evaluation.calibration import calibration_report, cross_fit, fit_temperature
 from metal_defects.evaluation.conformal import coverage_report
-from metal_defects.evaluation.cross_validation import (
-    OutOfFold,
-    compare_models,
-    find_label_suspects,
-    fit_convex_head,
-    out_of_fold,
-    summarise,
-)
+from metal_defects.evaluation.cross_validation import compare_models, fit_convex_head, out_of_fold
 from metal_defects.evaluation.ensemble import try_ensembles
+from metal_defects.evaluation.findings import describe_folds, describe_guard, score_locator
 from metal_defects.evaluation.guard import Guard, choose_guard_taps, fit_guard
 from metal_defects.evaluation.learning_curve import measure_learning_curve
-from metal_defects.evaluation.locator import Locator, choose_threshold, fit_locator
+from metal_defects.evaluation.locator import Locator, fit_locator
 from metal_defects.evaluation.locator_maps import count_affordable, extract_maps
 from metal_defects.evaluation.locator_plots import show_locations
-from metal_defects.evaluation.locator_scores import draw_centre, draw_grad_cam, score_maps, share_of_area
-from metal_defects.evaluation.metrics import classification_metrics
+from metal_defects.evaluation.locator_scores import draw_grad_cam
 from metal_defects.evaluation.report import write_report
 from metal_defects.evaluation.robustness import measure_robustness
 from metal_defects.evaluation.robustness_plots import learning_curve_plot, noise_curve, robustness_map
-from metal_defects.evaluation.subject import Split, Subject
+from metal_defects.evaluation.subject import Subject
 from metal_defects.evaluation.trust_plots import coverage_bars, guard_distances, reliability_diagram, verdict_bars
 from metal_defects.files import write_json
 from metal_defects.log import logger
@@ -100,7 +93,7 @@ class _Evaluation:
             "note": note,
         }
         self.judged, self.found = judged, found
-        self.result["cross_validation"] = _describe_folds(subject, judged, found)
+        self.result["cross_validation"] = describe_folds(subject, judged, found)
         logits, folds = found.logits.mean(axis=0), found.folds[0]
         self.temperature = fit_temperature(logits, found.labels)
         self.result["calibration"] = calibration_report(logits, found.labels, self.temperature, folds, seed)
@@ -157,11 +150,11 @@ class _Evaluation:
         images, truth = self.subject.images(*HELD_OUT), self.held_out.labels
         answers = _answer(infer, images)
         with self._timed("locator_scores"):
-            self.result["locator"] = _score_locator(
+            self.result["locator"] = score_locator(
                 answers["heat_map"], self.grad_cam, self.known_boxes, self.held_out.boxes, self.parts.locator
             )
         guard = self.parts.guard
-        self.result["guard"] = _describe_guard(guard, answers["distance"])
+        self.result["guard"] = describe_guard(guard, answers["distance"])
         verdicts: dict[str, Any] = {"rules": self.rules}
         if self.subject.has_bank:
             known = np.isfinite(guard.out_of_fold)
@@ -290,78 +283,6 @@ class _Evaluation:
         write_report(self.ctx.artifacts, self.ctx.out, self.result, self.ctx.settings)
         ece = self.result["calibration"]["after"]["ece"]["value"]
         logger.info("   calibration error %.2f points; all of it in report.html", 100 * ece)
-
-
-def _describe_folds(subject: Subject, judged: Split, found: OutOfFold) -> dict[str, Any]:
-    summary = summarise(found, judged.sources, subject.classes)
-    places = {source: index for index, source in enumerate(judged.sources)}
-    for row in summary["misjudged"]:
-        index = places[row["source"]]
-        row["picture"] = judged.pictures[index]
-        row["other_boxes"] = sorted(set(judged.box_classes[index]) - {row["true"]})
-    mean = found.mean_probabilities
-    summary["metrics"] = classification_metrics(found.labels, mean, subject.classes)
-    summary["suspects"] = [
-        {
-            "source": judged.sources[index],
-            "picture": judged.pictures[index],
-            "label": subject.classes[found.labels[index]],
-            "suggested": subject.classes[int(mean[index].argmax())],
-            "confidence": float(mean[index].max()),
-        }
-        for index in find_label_suspects(found.labels, mean)
-    ]
-    return summary
-
-
-def _describe_guard(guard: Guard, held_out: np.ndarray) -> dict[str, Any]:
-    seen = guard.out_of_fold[np.isfinite(guard.out_of_fold)]
-    return {
-        "taps": list(guard.taps),
-        "acceptance": guard.acceptance,
-        "accepted_out_of_fold": float((seen <= 1).mean()) if len(seen) else None,
-        "accepted_held_out": float((held_out <= 1).mean()),
-        "distances": {
-            "out_of_fold": np.quantile(seen, [0.05, 0.5, 0.95, 1.0]).tolist() if len(seen) else None,
-            "held_out": np.quantile(held_out, [0.05, 0.5, 0.95, 1.0]).tolist(),
-        },
-    }
-
-
-def _score_locator(
-    heat_maps: np.ndarray,
-    grad_cam: np.ndarray,
-    train: list[np.ndarray],
-    held_out: list[np.ndarray],
-    locator: Locator,
-) -> dict[str, Any] | None:
-    """Scores on held-out images beside baselines; None where no held-out image has a box.
-
-    Args:
-        heat_maps: of the held-out images.
-        grad_cam: of the training images, then of the held-out ones; the baselines' thresholds, like the locator's own,
-            are chosen on training images.
-        train, held_out: their boxes, left, top, right, bottom as shares of the sides, (n, 4) each.
-        locator: that drew the heat maps.
-    """
-    rows = np.flatnonzero([len(boxes) > 0 for boxes in held_out])
-    known = np.flatnonzero([len(boxes) > 0 for boxes in train])
-    if not len(rows) or not len(known):
-        return None
-    boxes, known_boxes = [held_out[row] for row in rows], [train[row] for row in known]
-    centre = draw_centre(len(known), heat_maps.shape[1])
-    centre_threshold = choose_threshold(centre, known_boxes)
-    cam_threshold = choose_threshold(grad_cam[known], known_boxes)
-    return {
-        "kind": locator.kind,
-        "trained_on": locator.images,
-        "scores": score_maps(heat_maps[rows], boxes, locator.threshold, locator.box_threshold),
-        "baselines": {
-            "centre": score_maps(draw_centre(len(rows), heat_maps.shape[1]), boxes, *[centre_threshold] * 2),
-            "grad_cam": score_maps(grad_cam[len(train) + rows], boxes, *[cam_threshold] * 2),
-            "share_of_area": share_of_area(boxes),
-        },
-    }
 
 
 def _answer(infer: Infer, images: np.ndarray) -> dict[str, np.ndarray]:

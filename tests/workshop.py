@@ -24,7 +24,7 @@ SMALL = (
     "hyperparameter_tuning.epochs=2",
     "model_evaluation.folds=2",
     "model_evaluation.robustness_images=6",
-    "model_export.calibration_images=8",
+    "model_export.int8=false",
 )
 REPORT_MODULES = (
     "import runpy, sys\n"

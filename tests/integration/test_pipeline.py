@@ -94,7 +94,7 @@ def test_plan_of_a_finished_run_is_all_hit(finished: Workshop) -> None:
         ("training.augmentation.flip=false", "flip True → False", "06 07 08 09"),
         ("hyperparameter_tuning.max_trials=3", "max_trials 2 → 3", "07 08 09"),
         ("model_evaluation.coverage=0.9", "coverage 0.99 → 0.9", "08 09"),
-        ("model_export.int8=false", "int8 True → False", "09"),
+        ("model_export.calibration_images=9", "calibration_images 256 → 9", "09"),
         ("logging.level=DEBUG", "", ""),
     ],
 )

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from metal_defects.pipeline.runner import Stage, Status
 
 EXIT_ERROR, EXIT_INTERRUPTED = 1, 130
+INTERRUPTED = "Interrupted. Finished stages are kept; the same command goes on from there."
 DISK_ERRORS = {
     errno.ENOSPC: "The disk is full. Free some space",
     errno.EDQUOT: "The disk quota is used up. Free some space",
@@ -135,11 +136,13 @@ def main() -> None:
     except SystemExit as error:  # typer makes one of Ctrl-C, without a word
         if error.code != EXIT_INTERRUPTED:
             raise
-        _fail("Interrupted. Finished stages are kept; the same command goes on from there.", EXIT_INTERRUPTED)
+        _fail(INTERRUPTED, EXIT_INTERRUPTED)
     except OSError as error:
         advice = DISK_ERRORS.get(error.errno, f"{type(error).__name__}: {error.strerror or error}")
         _fail(f"{advice}. Got {error.filename or str(error).splitlines()[0]}.")
     except Exception as error:
+        if isinstance(error.__cause__, KeyboardInterrupt):  # Python 3.11 wraps what interrupts the making of a class
+            _fail(INTERRUPTED, EXIT_INTERRUPTED)
         first_line = str(error).splitlines()[0] if str(error) else ""
         # TensorFlow and Keras Tuner wrap the operating system's error in their own.
         if os.strerror(errno.ENOSPC) in str(error):

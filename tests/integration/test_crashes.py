@@ -43,7 +43,7 @@ def trial_is(workshop: Workshop, number: int, status: str) -> bool:
 
 
 def assert_same_search(found: Workshop, expected: Workshop) -> None:
-    """The same trials but for rounding: Keras Tuner optimises from other random points after a crash."""
+    """The same trials but for rounding."""
     for row, other in zip(*(read_rows(w.stage("07") / "trials.csv") for w in (found, expected)), strict=True):
         for name in row.keys() - {"seconds", "val_accuracy"}:
             try:
@@ -118,14 +118,16 @@ def revived(killed: Workshop, tmp_path: Path) -> Iterator[Workshop]:
     return replace(killed, folder=tmp_path)
 
 
-def test_search_goes_on_where_it_was_killed(revived: Workshop, tuned: Workshop) -> None:
+def test_search_goes_on_where_it_was_killed(revived: Workshop) -> None:
     (state,) = revived.artifacts.glob(".resume/07*/trials")
     finished_trials = {number: (state / f"trial_{number}" / "trial.json").read_text() for number in (0, 1)}
     assert_success(revived.run())
     for number, before in finished_trials.items():
         after = (revived.stage("07") / "trials" / f"trial_{number}" / "trial.json").read_text()
         assert after == before, f"trial {number} was finished and must not be repeated"
-    assert_same_search(revived, tuned)
+    # Its next proposals are its own: Keras Tuner does not store the state of its random numbers.
+    rows = read_rows(revived.stage("07") / "trials.csv")
+    assert [(row["trial"], row["status"]) for row in rows] == [(str(number), "COMPLETED") for number in range(TRIALS)]
     assert_complete(revived)
 
 

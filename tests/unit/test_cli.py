@@ -278,3 +278,16 @@ def test_full_disk_in_a_library_is_told_as_one(monkeypatch: pytest.MonkeyPatch, 
         cli.main()
     assert caught.value.code == 1
     assert "The disk is full" in capsys.readouterr().err
+
+
+def test_interrupt_that_python_wrapped_is_told_as_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise RuntimeError("Error calling __set_name__") from KeyboardInterrupt()
+
+    monkeypatch.setattr(cli, "app", fail)
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == 130
+    assert capsys.readouterr().err.startswith("Interrupted.")

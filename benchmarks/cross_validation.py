@@ -1,6 +1,5 @@
 """K-fold cross-validation of the head over every image of a data set: `--help` tells the rest."""
 
-import csv
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +23,9 @@ from _common import (
     workspace,
 )
 
+from metal_defects.data.manifest import read_manifest
 from metal_defects.data.snapshots import SPLITS, load_labels, load_snapshot
+from metal_defects.evaluation.cross_validation import hold_out
 from metal_defects.evaluation.metrics import classification_metrics, format_accuracy
 from metal_defects.evaluation.results import read_image_rows
 from metal_defects.files import read_json
@@ -129,18 +130,16 @@ def make_folds(labels: np.ndarray, groups: np.ndarray, count: int, valid_share: 
     """
     from sklearn.model_selection import StratifiedGroupKFold
 
-    inner = StratifiedGroupKFold(max(2, round(1 / valid_share)), shuffle=True, random_state=seed)
     outer = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
     for rest, test in outer.split(labels, labels, groups):
-        train, valid = next(inner.split(rest, labels[rest], groups[rest]))
+        train, valid = hold_out(labels[rest], groups[rest], valid_share, seed)
         yield {"train": rest[train], "valid": rest[valid], "test": test}
 
 
 def read_groups(manifest: Path, sources: list[str]) -> np.ndarray:
     """The copy group of every source image, as the first stage found it."""
-    with manifest.open(newline="", encoding="utf-8") as stream:
-        groups = {row["path"]: row["group"] for row in csv.DictReader(stream)}
-    return np.array([groups[source] for source in sources])
+    rows = read_manifest(manifest)
+    return np.array([rows[source]["group"] for source in sources])
 
 
 def _validate(

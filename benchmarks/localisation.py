@@ -25,13 +25,13 @@ from _common import (
 from cross_validation import read_groups
 
 from metal_defects.config import load_settings
+from metal_defects.data.manifest import read_boxes, read_manifest
 from metal_defects.data.snapshots import SPLITS, load_labels, load_snapshot
 from metal_defects.errors import UserError
 from metal_defects.evaluation.locator import Locator, choose_threshold, draw_maps, fit_locator
 from metal_defects.evaluation.locator_maps import extract_maps
 from metal_defects.evaluation.locator_plots import show_locations
 from metal_defects.evaluation.locator_scores import draw_centre, draw_grad_cam, score_maps, share_of_area
-from metal_defects.evaluation.locator_targets import read_box_shares
 from metal_defects.evaluation.results import read_image_rows
 from metal_defects.files import read_json
 from metal_defects.log import console
@@ -79,7 +79,8 @@ def main(
         manifest, snapshots = ctx.artifacts / "01_data_ingestion" / "manifest.csv", ctx.artifacts / "03_dataset_loader"
         folders = [read_image_rows(ctx.artifacts / "02_data_preprocessing", split) for split in SPLITS]
         sources = [row["source"] for rows in folders for row in rows]
-        boxes = read_box_shares(manifest, sources)
+        rows_of = read_manifest(manifest)
+        boxes = [read_boxes(rows_of[source])[0] for source in sources]
         if not any(map(len, boxes)):
             raise UserError(f"--data must hold images with boxes (Pascal VOC files). Got none in {data}.")
         labels = np.concatenate([load_labels(snapshots, split) for split in SPLITS])

@@ -9,7 +9,6 @@ from metal_defects.evaluation.locator import Locator, draw_maps, fit_locator, lo
 from metal_defects.evaluation.locator_maps import choose_grid, choose_taps, count_affordable, extract_maps
 from metal_defects.evaluation.locator_plots import show_locations
 from metal_defects.evaluation.locator_scores import score_maps
-from metal_defects.evaluation.locator_targets import read_box_shares
 
 SIDE, COUNT = 64, 48
 
@@ -161,15 +160,6 @@ def test_the_graph_draws_the_same_map(
     found = session.run(None, {session.get_inputs()[0].name: images})[0]
     assert np.allclose(found, expected, atol=1e-5)
     assert np.allclose(found, draw_maps(features, taught[kind])[:5], atol=2e-2)
-
-
-def test_boxes_come_from_the_manifest_as_shares(tmp_path: Path) -> None:
-    manifest = tmp_path / "manifest.csv"
-    rows = ["path,width,height,boxes", 'a.jpg,200,100,"[[50, 25, 100, 100, ""Scratches""]]"', "b.jpg,10,10,[]"]
-    manifest.write_text("\n".join(rows), encoding="utf-8")
-    none, one = read_box_shares(manifest, ["b.jpg", "a.jpg"])
-    assert none.shape == (0, 4)
-    assert one.tolist() == [[0.25, 0.25, 0.5, 1.0]]
 
 
 def test_examples_are_drawn(plates: tuple, features: dict, taught: dict[str, Locator], tmp_path: Path) -> None:

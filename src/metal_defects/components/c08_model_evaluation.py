@@ -21,7 +21,7 @@ from metal_defects.evaluation.locator_scores import draw_grad_cam
 from metal_defects.evaluation.report import write_report
 from metal_defects.evaluation.robustness import measure_robustness
 from metal_defects.evaluation.robustness_plots import learning_curve_plot, noise_curve, robustness_map
-from metal_defects.evaluation.subject import Subject
+from metal_defects.evaluation.subject import HELD_OUT, Subject
 from metal_defects.evaluation.trust_plots import coverage_bars, guard_distances, reliability_diagram, verdict_bars
 from metal_defects.files import write_json
 from metal_defects.log import logger
@@ -32,7 +32,6 @@ from metal_defects.pipeline.runner import StageContext
 from metal_defects.serving.predictor import Infer, open_graph
 from metal_defects.serving.verdict import decide
 
-HELD_OUT = ("valid", "test")
 VERDICTS = ("accept", "review", "unknown")
 EXAMPLES = 12
 BATCH = 8
@@ -92,7 +91,6 @@ class _Evaluation:
             "repeats": len(found.logits),
             "note": note,
         }
-        self.judged, self.found = judged, found
         self.result["cross_validation"] = describe_folds(subject, judged, found)
         logits, folds = found.logits.mean(axis=0), found.folds[0]
         self.temperature = fit_temperature(logits, found.labels)

@@ -102,6 +102,24 @@ def _read_image(source: Path | bytes | Image.Image | np.ndarray, limits: ImageSc
         return _decode_opened(image, name, limits)
 
 
+def require_pixels(data: bytes, most: int, name: str) -> int:
+    """Pixels of an image file by its header; 0 where that cannot be read, for `decode_image` to explain.
+
+    Raises:
+        ImageError: there are more than `most`.
+    """
+    _silence_pillow()
+    try:
+        with Image.open(BytesIO(data)) as image:
+            width, height = image.size
+    except Exception:  # decoders of damaged bytes raise almost anything
+        return 0
+    if width * height > most:
+        message = f"{name}: at most {most:,} pixels are accepted; shrink the image. Got {width:,} x {height:,} instead."
+        raise ImageError("too_many_pixels", message)
+    return width * height
+
+
 def resize_image(image: np.ndarray, size: int, method: str) -> np.ndarray:
     """Stretch an image to a square.
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from metal_defects.errors import DataError
+from metal_defects.evaluation.calibration import negative_log_likelihood
 from metal_defects.evaluation.metrics import accuracy_interval, classification_metrics
 from metal_defects.log import track
 
@@ -247,7 +248,7 @@ def compare_models(labels: np.ndarray, answers: Mapping[str, np.ndarray]) -> lis
         `more_than_chance` (p below 0.05); the last four are None for the best itself.
     """
     right = {name: rows.argmax(axis=1) == labels for name, rows in answers.items()}
-    losses = {name: log_loss(labels, rows) for name, rows in answers.items()}
+    losses = {name: negative_log_likelihood(rows, labels) for name, rows in answers.items()}
     ranked = sorted(answers, key=lambda name: (int((~right[name]).sum()), losses[name], name))
     best, others = ranked[0], ranked[1:]
     raw = {name: compare_answers(right[best], right[name]) for name in others}
@@ -267,9 +268,3 @@ def compare_models(labels: np.ndarray, answers: Mapping[str, np.ndarray]) -> lis
         }
         for name in ranked
     ]
-
-
-def log_loss(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """Mean of -log of the probability of the true class, in nats."""
-    own = probabilities[np.arange(len(labels)), labels].astype(np.float64)
-    return float(-np.log(np.maximum(own, 1e-15)).mean())

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from metal_defects.evaluation.cross_validation import compare_answers, compare_models, log_loss
+from metal_defects.evaluation.calibration import negative_log_likelihood
+from metal_defects.evaluation.cross_validation import compare_answers, compare_models
 from metal_defects.evaluation.metrics import accuracy_interval
 
 SIGNIFICANT = 0.05
@@ -59,7 +60,7 @@ def _try(
         "models": names,
         "errors": int((~right).sum()),
         "accuracy": {"value": float(right.mean()), "low": low, "high": high},
-        "log_loss": log_loss(labels, mean),
+        "log_loss": negative_log_likelihood(mean, labels),
         "gmacs": _add([costs[name].get("gmacs") for name in names]),
         "milliseconds": _add([costs[name].get("milliseconds") for name in names]),
         "p_value": compare_answers(alone, right) if len(names) > 1 else None,

@@ -1,9 +1,6 @@
 """What the locator learns to draw: the cells that boxes cover, or the cells that speak for an image's label."""
 
-import csv
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,23 +18,6 @@ SMOOTHING = 0.054
 # How sure a cell one standard deviation above the image's mean is, in log-odds.
 SHARPNESS = 2.0
 INVERSE_L2 = 0.01
-
-
-def read_box_shares(manifest: Path, sources: Sequence[str]) -> list[np.ndarray]:
-    """Boxes of images, of whatever class: left, top, right, bottom as shares of the sides, (n, 4) for each source.
-
-    Args:
-        manifest: of the first stage.
-        sources: paths of images as in it.
-    """
-    with manifest.open(newline="", encoding="utf-8") as stream:
-        rows = {row["path"]: row for row in csv.DictReader(stream)}
-    shares = []
-    for source in sources:
-        row = rows[source]
-        edges = np.array([box[:4] for box in json.loads(row["boxes"])], float).reshape(-1, 4)
-        shares.append(edges / (2 * [float(row["width"]), float(row["height"])]))
-    return shares
 
 
 def cover_cells(boxes: np.ndarray, cells: int) -> np.ndarray:

@@ -1,14 +1,12 @@
 """What stage 08 evaluates: the tuned model with its images, and heads like its own that never saw some of them."""
 
-import csv
-import json
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from metal_defects.data.manifest import read_boxes, read_manifest
 from metal_defects.data.snapshots import load_labels, load_snapshot
 from metal_defects.evaluation.cross_validation import OutOfFold, Predict, out_of_fold
 from metal_defects.evaluation.results import read_image_rows
@@ -107,11 +105,11 @@ class Subject:
 
     def read(self, *names: str) -> Split:
         """What is known of the images of some splits."""
-        manifest = _read_manifest(self.ctx.artifacts / "01_data_ingestion" / "manifest.csv")
+        manifest = read_manifest(self.ctx.artifacts / "01_data_ingestion" / "manifest.csv")
         preprocessed = self.ctx.artifacts / "02_data_preprocessing"
         rows = [row for name in names for row in read_image_rows(preprocessed, name)]
         known = [manifest[row["source"]] for row in rows]
-        boxes = [_read_boxes(row) for row in known]
+        boxes = [read_boxes(row) for row in known]
         return Split(
             names,
             np.concatenate([load_labels(self.folder, name) for name in names]),
@@ -185,14 +183,3 @@ def _log(probabilities: np.ndarray) -> np.ndarray:
 
 def _read_entries(ctx: StageContext) -> list[dict[str, Any]]:
     return read_json(ctx.artifacts / "04_model_builder" / "models.json")["models"]
-
-
-def _read_manifest(path: Path) -> dict[str, dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as stream:
-        return {row["path"]: row for row in csv.DictReader(stream)}
-
-
-def _read_boxes(row: dict[str, str]) -> tuple[np.ndarray, list[str]]:
-    found = json.loads(row["boxes"])
-    sides = np.array([row["width"], row["height"]] * 2, float)
-    return np.array([box[:4] for box in found], float).reshape(-1, 4) / sides, [box[4] for box in found]

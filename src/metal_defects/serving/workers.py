@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from metal_defects.config import Serving
-from metal_defects.data.imaging import ImageError, decode_image
+from metal_defects.data.imaging import ImageError, decode_image, require_pixels
 from metal_defects.log import logger
 from metal_defects.serving.bundle import Bundle
 from metal_defects.serving.call_errors import INTERNAL, CallError
@@ -23,6 +23,7 @@ from metal_defects.serving.overlay import paint_overlay
 from metal_defects.serving.predictor import Failure, Input, Prediction
 from metal_defects.serving.uploads import Upload
 
+# Two images as large as this at once would not fit into a small container's memory.
 LARGE_IMAGE_PIXELS = 3_000_000
 OVERLAY_SIDE = 1024
 Result = TypeVar("Result")
@@ -152,8 +153,8 @@ class Workers:
 
     def _try(self, work: Callable[[Upload], Result], upload: Upload) -> Result | Failure:
         try:
-            is_large = self._check_pixels(upload)
-            with self._one_large_image if is_large else nullcontext():
+            pixels = require_pixels(upload.data, self._limits.max_pixels, upload.name or "The image")
+            with self._one_large_image if pixels > LARGE_IMAGE_PIXELS else nullcontext():
                 return work(upload)
         except ImageError as error:
             return Failure(upload.name, error.reason, str(error))
@@ -176,18 +177,3 @@ class Workers:
         stream = BytesIO()
         paint_overlay(picture, heat_map, prediction.boxes).save(stream, "PNG", compress_level=1)
         return Overlay(prediction, stream.getvalue())
-
-    def _check_pixels(self, upload: Upload) -> bool:
-        """Whether the image is so large that two of its kind would not fit into a small container's memory."""
-        try:
-            with Image.open(BytesIO(upload.data)) as image:
-                width, height = image.size
-        except Exception:  # whatever is wrong with it, the classifier finds again and explains
-            return False
-        if width * height > self._limits.max_pixels:
-            raise ImageError(
-                "too_many_pixels",
-                f"{upload.name or 'The image'}: at most {self._limits.max_pixels} pixels are accepted; shrink it. "
-                f"Got {width}x{height} instead.",
-            )
-        return width * height > LARGE_IMAGE_PIXELS

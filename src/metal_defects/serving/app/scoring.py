@@ -11,7 +11,7 @@ from io import BytesIO
 import numpy as np
 from PIL import Image
 
-from metal_defects.data.imaging import ImageError, decode_image, resize_image
+from metal_defects.data.imaging import ImageError, decode_image, require_pixels, resize_image
 from metal_defects.log import logger
 from metal_defects.serving.app.intake import Item
 from metal_defects.serving.bundle import Bundle
@@ -89,25 +89,13 @@ def _score_one(item: Item, predictor: Predictor, known: Mapping[str, Row], max_p
     if digest in known:
         row = known[digest]
         return replace(row, prediction=replace(row.prediction, name=item.name))
-    _check_pixels(data, max_pixels)
+    require_pixels(data, max_pixels, item.name)
     image = decode_image(data, predictor.bundle.limits)
     answer, heat_map = predictor.explain(_resize(image, predictor.bundle), item.name)
     answer = replace(answer, milliseconds=round(1000 * (time.perf_counter() - start), 3))
     preview = _make_preview(image)
     height, width = image.shape[:2]
     return Row(answer, digest, make_thumbnail(preview), _encode(preview, 90), width, height, heat_map)
-
-
-def _check_pixels(data: bytes, most: int) -> None:
-    """Refuse an image whose pixels would not fit into a small container's memory."""
-    try:
-        with Image.open(BytesIO(data)) as image:
-            width, height = image.size
-    except Exception:  # whatever is wrong with it, the decoder finds again and explains
-        return
-    if width * height > most:
-        message = f"at most {most:,} pixels are accepted; shrink the image. Got {width:,} x {height:,} instead."
-        raise ImageError("too_many_pixels", message)
 
 
 def _resize(image: np.ndarray, bundle: Bundle) -> np.ndarray:

@@ -8,7 +8,7 @@ PROJECT = Path(__file__).resolve().parent
 os.environ.setdefault("METAL_DEFECTS_ROOT", str(PROJECT))
 sys.path.insert(0, str(PROJECT / "src"))
 
-from metal_defects.cli import main
+from metal_defects.cli.main import main
 
 if __name__ == "__main__":
     main()

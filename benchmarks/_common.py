@@ -18,9 +18,9 @@ from rich.table import Table
 from metal_defects.config import load_settings
 from metal_defects.data.snapshots import load_labels
 from metal_defects.errors import UserError
-from metal_defects.evaluation.metrics import classification_metrics
 from metal_defects.files import read_json, write_json
 from metal_defects.log import console, library_noise_to
+from metal_defects.metrics import classification_metrics
 from metal_defects.pipeline.digest import library_versions
 from metal_defects.pipeline.runner import Stage, StageContext, run_stages
 

@@ -26,17 +26,17 @@ from _common import (
 from metal_defects.data.manifest import read_manifest
 from metal_defects.data.snapshots import SPLITS, load_labels, load_snapshot
 from metal_defects.evaluation.cross_validation import hold_out
-from metal_defects.evaluation.metrics import classification_metrics, format_accuracy
-from metal_defects.evaluation.results import read_image_rows
+from metal_defects.evaluation.split_results import read_image_rows
 from metal_defects.files import read_json
 from metal_defects.log import console
+from metal_defects.metrics import classification_metrics, format_accuracy
+from metal_defects.models.augmentation import augment
 from metal_defects.models.feature_bank import BATCH, FeatureBank, fastest_engine
 from metal_defects.models.networks import build_feature_model
 from metal_defects.models.trainers import FrozenTrainer, make_trainer
 from metal_defects.models.training import HeadRecipe, class_weights, fit_head, predict_probabilities
-from metal_defects.models.views import augment
 from metal_defects.pipeline.runner import StageContext
-from metal_defects.pipeline.stages import STAGES
+from metal_defects.pipeline.table import STAGES
 
 Fold = dict[str, np.ndarray]
 

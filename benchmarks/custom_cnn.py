@@ -20,11 +20,11 @@ from _common import (
 )
 
 from metal_defects.data.snapshots import SPLITS
-from metal_defects.evaluation.metrics import accuracy_interval, format_accuracy
 from metal_defects.files import read_json
 from metal_defects.log import console
+from metal_defects.metrics import accuracy_interval, format_accuracy
 from metal_defects.models.trainers import make_trainer
-from metal_defects.pipeline.stages import STAGES
+from metal_defects.pipeline.table import STAGES
 
 
 def main(data: Data, seeds: Seeds = "1,2,3") -> None:

@@ -21,13 +21,13 @@ from _common import (
 
 from metal_defects.components.c05_callbacks import build_callbacks
 from metal_defects.data.snapshots import load_snapshot
-from metal_defects.evaluation.metrics import format_accuracy
 from metal_defects.log import console
+from metal_defects.metrics import format_accuracy
 from metal_defects.models.networks import assemble, build_feature_model, build_head
 from metal_defects.models.trainers import FrozenTrainer, make_trainer
 from metal_defects.models.training import compile_classifier, predict_images
 from metal_defects.pipeline.runner import StageContext
-from metal_defects.pipeline.stages import STAGES
+from metal_defects.pipeline.table import STAGES
 
 if TYPE_CHECKING:
     import keras

@@ -28,20 +28,20 @@ from metal_defects.config import load_settings
 from metal_defects.data.manifest import read_boxes, read_manifest
 from metal_defects.data.snapshots import SPLITS, load_labels, load_snapshot
 from metal_defects.errors import UserError
-from metal_defects.evaluation.locator import Locator, choose_threshold, draw_maps, fit_locator
-from metal_defects.evaluation.locator_maps import extract_maps
-from metal_defects.evaluation.locator_plots import show_locations
-from metal_defects.evaluation.locator_scores import draw_centre, draw_grad_cam, score_maps, share_of_area
-from metal_defects.evaluation.results import read_image_rows
+from metal_defects.evaluation.split_results import read_image_rows
 from metal_defects.files import read_json
+from metal_defects.inference.boxes import find_boxes
+from metal_defects.inference.predictor import open_graph
 from metal_defects.log import console
-from metal_defects.models.answer import AnswerParts, build_answer_model, open_model
-from metal_defects.models.onnx_graphs import export_float32
+from metal_defects.models.onnx_export import export_float32
 from metal_defects.models.trainers import make_trainer
 from metal_defects.pipeline.runner import StageContext
-from metal_defects.pipeline.stages import STAGES
-from metal_defects.serving.boxes import find_boxes
-from metal_defects.serving.predictor import open_graph
+from metal_defects.pipeline.table import STAGES
+from metal_defects.plots.locator import show_locations
+from metal_defects.trust.answer import AnswerParts, build_answer_model, open_model
+from metal_defects.trust.locator import Locator, choose_threshold, draw_maps, fit_locator
+from metal_defects.trust.locator_maps import extract_maps
+from metal_defects.trust.locator_scores import draw_centre, draw_grad_cam, score_maps, share_of_area
 
 SCORES = ("pointing", "energy", "iou", "ap50")
 ROWS = {

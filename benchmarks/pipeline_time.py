@@ -12,12 +12,12 @@ import typer
 from _common import PROJECT, Data, describe_machine, make_table, report, start
 
 from metal_defects.errors import UserError
-from metal_defects.evaluation.metrics import format_accuracy
 from metal_defects.files import read_json
 from metal_defects.log import console
+from metal_defects.metrics import format_accuracy
 from metal_defects.pipeline.digest import first_difference
 from metal_defects.pipeline.runner import LOCK
-from metal_defects.pipeline.stages import STAGES
+from metal_defects.pipeline.table import STAGES
 
 REPEATS = 3
 

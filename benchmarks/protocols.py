@@ -26,15 +26,15 @@ from cross_validation import gather_features, read_groups
 from metal_defects.data.snapshots import SPLITS, load_labels, load_snapshot
 from metal_defects.evaluation.cross_validation import Fit, fit_convex_head, softmax
 from metal_defects.evaluation.few_shot import VIEWS, crop_view, fit_few_shot_head
-from metal_defects.evaluation.metrics import classification_metrics
-from metal_defects.evaluation.results import read_image_rows
+from metal_defects.evaluation.split_results import read_image_rows
 from metal_defects.files import read_json
 from metal_defects.log import console, track
+from metal_defects.metrics import classification_metrics
 from metal_defects.models.feature_bank import BATCH, fastest_engine
 from metal_defects.models.networks import build_feature_model
 from metal_defects.models.trainers import FrozenTrainer, make_trainer
 from metal_defects.pipeline.runner import StageContext
-from metal_defects.pipeline.stages import STAGES
+from metal_defects.pipeline.table import STAGES
 
 Draw = tuple[np.ndarray, np.ndarray]
 

@@ -26,7 +26,7 @@ from metal_defects.models.feature_bank import fastest_engine
 from metal_defects.models.networks import assemble, build_feature_model
 from metal_defects.models.trainers import make_trainer
 from metal_defects.models.training import HeadRecipe, fit_head
-from metal_defects.pipeline.stages import STAGES
+from metal_defects.pipeline.table import STAGES
 
 SEEN = ("gaussian_noise", "blur", "motion_blur", "bright", "dark", "low_contrast", "high_contrast", "rotation", "shift",
         "occlusion", "dust")  # fmt: skip

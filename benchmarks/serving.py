@@ -24,9 +24,9 @@ from metal_defects.config import load_settings
 from metal_defects.data.imaging import Preprocessor
 from metal_defects.data.layouts import read_image_set
 from metal_defects.errors import UserError
+from metal_defects.inference.bundle import KERAS_FILE, find_bundle
+from metal_defects.inference.predictor import Prediction, Predictor, open_graph
 from metal_defects.log import console
-from metal_defects.serving.bundle import KERAS_FILE, find_bundle
-from metal_defects.serving.predictor import Prediction, Predictor, open_graph
 
 CLIENTS = 8
 

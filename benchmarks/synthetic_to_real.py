@@ -8,10 +8,10 @@ from _common import Data, Model, describe_machine, make_table, report, start, us
 
 from metal_defects.data.snapshots import SPLITS, load_labels, load_snapshot
 from metal_defects.errors import DataError
-from metal_defects.evaluation.metrics import classification_metrics, format_accuracy
 from metal_defects.files import read_json
+from metal_defects.metrics import classification_metrics, format_accuracy
 from metal_defects.models.training import predict_images
-from metal_defects.pipeline.stages import STAGES
+from metal_defects.pipeline.table import STAGES
 
 HONESTY = (
     "The drawings were made by people who had looked at NEU images, so this is no test on something unseen. "

@@ -25,8 +25,7 @@ from cross_validation import make_folds, read_groups
 from metal_defects.data.imaging import ImageError, Preprocessor
 from metal_defects.data.snapshots import SPLITS, load_labels
 from metal_defects.errors import UserError
-from metal_defects.evaluation.guard import choose_guard_taps, fit_guard
-from metal_defects.evaluation.results import read_image_rows
+from metal_defects.evaluation.split_results import read_image_rows
 from metal_defects.files import read_json
 from metal_defects.log import console
 from metal_defects.models.feature_bank import BATCH, Engine, FeatureBank, fastest_engine
@@ -34,7 +33,8 @@ from metal_defects.models.networks import build_feature_model
 from metal_defects.models.trainers import FrozenTrainer, make_trainer
 from metal_defects.models.training import HeadRecipe, class_weights, fit_head
 from metal_defects.pipeline.runner import StageContext
-from metal_defects.pipeline.stages import STAGES
+from metal_defects.pipeline.table import STAGES
+from metal_defects.trust.guard import choose_guard_taps, fit_guard
 
 if TYPE_CHECKING:
     import keras

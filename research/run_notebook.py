@@ -14,7 +14,7 @@ from metal_defects.errors import UserError
 from metal_defects.files import read_json, write_text
 from metal_defects.log import console, library_noise_to
 from metal_defects.pipeline.runner import LOCK
-from metal_defects.pipeline.stages import STAGES
+from metal_defects.pipeline.table import STAGES
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import PROJECT
 
 from metal_defects.components.c01_data_ingestion import run
 from metal_defects.config import load_settings
 from metal_defects.files import read_json
 from metal_defects.pipeline.runner import StageContext
 
-PROJECT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
 
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browser import BINARY, DRIVER, Browser, run_app
-from toy_bundles import COLOURS, paint, save, write_bundle
+from support.browser import BINARY, DRIVER, Browser, run_app
+from support.toy_bundles import COLOURS, paint, save, write_bundle
 
 pytestmark = [
     pytest.mark.slow,

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from workshop import IMAGES_PER_CLASS, Workshop, assert_success
+from support.workshop import IMAGES_PER_CLASS, Workshop, assert_success
 
 from metal_defects.data.synthetic import write_synthetic_set
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import httpx
 import pytest
-from api_server import ApiServer, command, environment, run_api
-from hostile import encode
 from PIL import Image
-from toy_bundles import COLOURS, paint, write_bundle
+from support.api_server import ApiServer, command, environment, run_api
+from support.hostile import encode
+from support.toy_bundles import COLOURS, paint, write_bundle
 
 RED = encode(Image.fromarray(paint("Red")), "PNG")
 PNG = {"Content-Type": "image/png"}

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 from streamlit.testing.v1 import AppTest
-from toy_bundles import COLOURS, paint, write_bundle
+from support import PROJECT
+from support.toy_bundles import COLOURS, paint, write_bundle
 
-from metal_defects.serving.app import inspect_page, session
-from metal_defects.serving.boxes import Box
-from metal_defects.serving.predictor import Prediction, Predictor
+from metal_defects.app import inspect_page, session
+from metal_defects.inference.boxes import Box
+from metal_defects.inference.predictor import Prediction, Predictor
 
-PROJECT = Path(__file__).resolve().parents[2]
 SAMPLES = 18
 File = tuple[str, bytes, str]
 

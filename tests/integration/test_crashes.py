@@ -10,9 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from workshop import Workshop, assert_complete, assert_one_sentence, assert_success, read_rows
+from support.workshop import Workshop, assert_complete, assert_one_sentence, assert_success, read_rows
 
-from metal_defects.pipeline.stages import STAGES
+from metal_defects.pipeline.table import STAGES
 
 pytestmark = pytest.mark.slow
 TRIALS = 4

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from workshop import Workshop, assert_success, read_rows
+from support.workshop import Workshop, assert_success, read_rows
 
 TIMES = {"seconds", "milliseconds_per_image", "milliseconds", "created", "finished", "mtime_ns", "sha256", "bytes"}
 

@@ -9,23 +9,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support import PROJECT
 
 from metal_defects.components import c09_model_export
 from metal_defects.config import Settings
 from metal_defects.data.snapshots import SPLITS
-from metal_defects.evaluation.guard import choose_guard_taps, fit_guard
-from metal_defects.evaluation.locator import fit_locator
-from metal_defects.evaluation.locator_maps import extract_maps
-from metal_defects.evaluation.metrics import classification_metrics
 from metal_defects.files import sha256_file, write_json
-from metal_defects.models.answer import AnswerParts, open_model
-from metal_defects.models.backbones import BACKBONES
+from metal_defects.inference.bundle import load_bundle
+from metal_defects.inference.predictor import Prediction, Predictor, open_graph
+from metal_defects.metrics import classification_metrics
 from metal_defects.models.custom_cnn import build_custom_cnn
 from metal_defects.models.networks import assemble, build_backbone, build_feature_model, build_head, pool_moments
-from metal_defects.models.onnx_graphs import export_float32
+from metal_defects.models.onnx_export import export_float32
+from metal_defects.models.specs import BACKBONES
 from metal_defects.pipeline.runner import StageContext
-from metal_defects.serving.bundle import load_bundle
-from metal_defects.serving.predictor import Prediction, Predictor, open_graph
+from metal_defects.trust.answer import AnswerParts, open_model
+from metal_defects.trust.guard import choose_guard_taps, fit_guard
+from metal_defects.trust.locator import fit_locator
+from metal_defects.trust.locator_maps import extract_maps
 
 pytestmark = pytest.mark.slow
 SIDE = 64
@@ -117,7 +118,7 @@ def exported(artifacts: Path) -> Path:
     """Folder of stage 09."""
     from metal_defects.config import load_settings
 
-    project = Path(__file__).resolve().parents[2]
+    project = PROJECT
     settings = load_settings(project, ["model_export.calibration_images=40"], environment={})
     out = artifacts / "09_model_export"
     out.mkdir()
@@ -180,8 +181,8 @@ def test_heat_map_and_distance_come_with_the_answer(exported: Path) -> None:
 
 def test_same_model_gives_the_same_bytes_in_any_process(artifacts: Path, exported: Path, tmp_path: Path) -> None:
     code = (
-        "import sys, keras; from pathlib import Path; from metal_defects.models.onnx_graphs import export_float32;"
-        "from metal_defects.models.answer import load_answer_model;"
+        "import sys, keras; from pathlib import Path; from metal_defects.models.onnx_export import export_float32;"
+        "from metal_defects.trust.answer import load_answer_model;"
         "keras.Sequential([keras.layers.Dense(1) for _ in range(3)]);"
         "export_float32(*load_answer_model(Path(sys.argv[1])), Path(sys.argv[2]))"
     )

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
-from workshop import Workshop, assert_complete, assert_one_sentence, assert_success
+from support.workshop import Workshop, assert_complete, assert_one_sentence, assert_success
 
-from metal_defects.pipeline.stages import STAGES
+from metal_defects.pipeline.table import STAGES
 
 MEBIBYTE = 1 << 20
 

@@ -7,8 +7,6 @@ from typing import Any
 import httpx
 import pytest
 import schemathesis
-from api_server import ApiServer, run_api
-from hostile import CODES, Hostile, corpus, encode, mutants, picture
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.errors import Unsatisfiable
@@ -20,9 +18,11 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
     unsupported_method,
 )
-from toy_bundles import LIMITS, SIDE, write_bundle
+from support.api_server import ApiServer, run_api
+from support.hostile import CODES, Hostile, corpus, encode, mutants, picture
+from support.toy_bundles import LIMITS, SIDE, write_bundle
 
-from metal_defects.serving.api_models import Answer, Refused
+from metal_defects.api.schemas import Answer, Refused
 
 FORMATS = ["BMP", "JPEG", "PNG", "TIFF", "GIF", "WEBP"]
 INPUT = {

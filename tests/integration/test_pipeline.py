@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from workshop import PROJECT, REPORT_MODULES, Workshop, assert_complete, assert_success, read_rows
+from support.workshop import PROJECT, REPORT_MODULES, Workshop, assert_complete, assert_success, read_rows
 
 from metal_defects.config import load_settings
 from metal_defects.pipeline.runner import plan
-from metal_defects.pipeline.stages import STAGES
+from metal_defects.pipeline.table import STAGES
 
 LOAD_AND_ANSWER = """
 import sys, keras, numpy as np

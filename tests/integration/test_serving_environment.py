@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from dockerfile import Context, read_stages
+from support import PROJECT
+from support.dockerfile import Context, read_stages
 
-PROJECT = Path(__file__).resolve().parents[2]
 KEY = "a key of this test"
 MOST_BYTES = 500_000_000
 TRAINING = ("tensorflow", "keras", "sklearn", "scipy", "matplotlib", "seaborn", "joblib", "onnx", "torch")
@@ -127,7 +127,7 @@ def nothing_is_written(image: Image) -> Iterator[None]:
 
 @pytest.fixture
 def sample(image: Image) -> Path:
-    return min((image.root / "app" / "src" / "metal_defects" / "serving" / "samples").iterdir())
+    return min((image.root / "app" / "src" / "metal_defects" / "app" / "samples").iterdir())
 
 
 def test_environment_lacks_everything_of_training(image: Image) -> None:

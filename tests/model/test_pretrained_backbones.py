@@ -13,7 +13,7 @@ from metal_defects.errors import WeightsError
 from metal_defects.models import efficientnet_lite, resnet18
 from metal_defects.models.efficientnet_lite import build_efficientnet_lite0, load_efficientnet_lite0
 from metal_defects.models.resnet18 import build_resnet18, load_resnet18
-from metal_defects.models.torch_reader import read_state_dict
+from metal_defects.models.state_dict import read_state_dict
 from metal_defects.models.weights import WEIGHTS, find_weights
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from workshop import Workshop, assert_success, read_rows
+from support.workshop import Workshop, assert_success, read_rows
 
 pytestmark = pytest.mark.slow
 SHARE_KEPT = 0.95

@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from support import PROJECT
 
 from metal_defects.errors import UserError
 
-PROJECT = Path(__file__).resolve().parents[2]
 NOTEBOOK = PROJECT / "research" / "research.ipynb"
 SCRIPTS = (
     "benchmarks/cross_validation.py",

@@ -6,11 +6,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support import PROJECT
 
 from metal_defects.config import load_settings, normalise_name
 from metal_defects.errors import ConfigError
-
-PROJECT = Path(__file__).resolve().parents[2]
 
 
 def test_shipped_files_are_valid() -> None:

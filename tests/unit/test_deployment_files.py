@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 import yaml
-from dockerfile import Context, Stage, read_stages
+from support import PROJECT
+from support.dockerfile import Context, Stage, read_stages
 
-PROJECT = Path(__file__).resolve().parents[2]
 WORKFLOWS = sorted((PROJECT / ".github" / "workflows").glob("*.yml"))
 TRAINING = {"tensorflow", "tensorflow-cpu", "keras", "scikit-learn", "scipy", "matplotlib", "joblib", "torch"}
 # Imported where somebody asks for --runtime keras or --adapt.
-NEED_TRAINING = {"metal_defects.models.answer", "metal_defects.evaluation.adaptation"}
+NEED_TRAINING = {"metal_defects.trust.answer", "metal_defects.evaluation.adaptation"}
 # Where a package is imported by another name than it is installed by.
 IMPORT_NAMES = {"pillow": "PIL", "pyyaml": "yaml", "python-box": "box"}
 BROUGHT_ALONG = {"pandas", "altair"}  # by streamlit, whose elements take them
@@ -111,7 +111,7 @@ def test_everything_in_the_context_is_copied(stages: list[Stage], context: Conte
         "id_rsa",
         "config/.DS_Store",
         "src/metal_defects/__pycache__/cli.cpython-312.pyc",
-        "src/metal_defects/serving/__pycache__/api.cpython-312.pyc",
+        "src/metal_defects/api/__pycache__/routes.cpython-312.pyc",
         "src/metal_defects/components/c06_model_training_evaluation.py",
         "src/metal_defects/models/networks.py",
     ],

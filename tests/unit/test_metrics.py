@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 from sklearn.metrics import f1_score, log_loss, precision_recall_fscore_support
 
-from metal_defects.evaluation.metrics import accuracy_interval, classification_metrics, format_accuracy
+from metal_defects.metrics import accuracy_interval, classification_metrics, format_accuracy
 
 SCORES = ("precision", "recall", "f1")
 

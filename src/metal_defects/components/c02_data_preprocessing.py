@@ -14,10 +14,10 @@ from PIL import Image
 
 from metal_defects.data.imaging import ImageError, Preprocessor
 from metal_defects.errors import DataError
-from metal_defects.evaluation.exploratory_plots import ClassStatistics, Description, describe, write_exploratory_plots
 from metal_defects.files import atomic_path, read_json, write_text
 from metal_defects.log import logger, track
 from metal_defects.pipeline.runner import StageContext
+from metal_defects.plots.data import ClassStatistics, Description, describe, write_exploratory_plots
 
 COLUMNS = ("path", "label", "split", "sha256", "source")
 MAX_THREADS = 8

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from metal_defects.errors import WeightsError
-from metal_defects.evaluation.diagram import Block, model_diagram
 from metal_defects.files import read_json, sha256_file, write_json, write_text
 from metal_defects.log import logger, track
-from metal_defects.models.backbones import BACKBONES
 from metal_defects.models.custom_cnn import GMACS as CUSTOM_CNN_GMACS
 from metal_defects.models.networks import assemble, build_backbone, build_feature_model, build_head
+from metal_defects.models.specs import BACKBONES
 from metal_defects.models.training import build_from_scratch
 from metal_defects.models.weights import find_weights
 from metal_defects.pipeline.runner import StageContext
+from metal_defects.plots.diagram import Block, model_diagram
 
 if TYPE_CHECKING:
     import keras

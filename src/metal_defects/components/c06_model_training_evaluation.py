@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from metal_defects.data.snapshots import load_labels
-from metal_defects.evaluation.metrics import format_accuracy
-from metal_defects.evaluation.plots import leaderboard, learning_curves
-from metal_defects.evaluation.results import write_split_results
+from metal_defects.evaluation.split_results import write_split_results
 from metal_defects.files import atomic_path, read_json, write_json
 from metal_defects.log import logger
+from metal_defects.metrics import format_accuracy
 from metal_defects.models.trainers import make_trainer
 from metal_defects.pipeline.runner import StageContext
+from metal_defects.plots.training import leaderboard, learning_curves
 
 RULE = (
     "Lowest log loss on the validation split; models whose loss is within one standard error of it "

@@ -13,15 +13,15 @@ from metal_defects.components.c06_model_training_evaluation import image_losses
 from metal_defects.config import HyperparameterTuningParams
 from metal_defects.data.snapshots import load_labels, load_snapshot
 from metal_defects.errors import UserError
-from metal_defects.evaluation.metrics import format_accuracy
-from metal_defects.evaluation.plots import learning_curves
-from metal_defects.evaluation.results import write_split_results
-from metal_defects.evaluation.tuning_plots import tuning_trials
+from metal_defects.evaluation.split_results import write_split_results
 from metal_defects.files import atomic_path, read_json, sha256_file, write_json
 from metal_defects.log import logger, progress_bar
+from metal_defects.metrics import format_accuracy
 from metal_defects.models.trainers import Trainer, make_trainer
 from metal_defects.models.training import predict_images
 from metal_defects.pipeline.runner import StageContext
+from metal_defects.plots.training import learning_curves
+from metal_defects.plots.tuning import tuning_trials
 
 if TYPE_CHECKING:
     import keras_tuner

@@ -7,30 +7,30 @@ from typing import Any
 
 import numpy as np
 
-from metal_defects.evaluation.calibration import calibration_report, cross_fit, fit_temperature
-from metal_defects.evaluation.conformal import coverage_report
 from metal_defects.evaluation.cross_validation import compare_models, fit_convex_head, out_of_fold
 from metal_defects.evaluation.ensemble import try_ensembles
 from metal_defects.evaluation.findings import describe_folds, describe_guard, score_locator
-from metal_defects.evaluation.guard import Guard, choose_guard_taps, fit_guard
 from metal_defects.evaluation.learning_curve import measure_learning_curve
-from metal_defects.evaluation.locator import Locator, fit_locator
-from metal_defects.evaluation.locator_maps import count_affordable, extract_maps
-from metal_defects.evaluation.locator_plots import show_locations
-from metal_defects.evaluation.locator_scores import draw_grad_cam
-from metal_defects.evaluation.report import write_report
 from metal_defects.evaluation.robustness import measure_robustness
-from metal_defects.evaluation.robustness_plots import learning_curve_plot, noise_curve, robustness_map
-from metal_defects.evaluation.subject import HELD_OUT, Subject
-from metal_defects.evaluation.trust_plots import coverage_bars, guard_distances, reliability_diagram, verdict_bars
+from metal_defects.evaluation.tuned_run import HELD_OUT, Subject
 from metal_defects.files import write_json
+from metal_defects.inference.predictor import Infer, open_graph
+from metal_defects.inference.verdict import decide
 from metal_defects.log import logger
-from metal_defects.models.answer import AnswerParts, build_answer_model
-from metal_defects.models.onnx_graphs import export_float32
+from metal_defects.models.onnx_export import export_float32
 from metal_defects.models.trainers import FrozenTrainer, make_trainer
 from metal_defects.pipeline.runner import StageContext
-from metal_defects.serving.predictor import Infer, open_graph
-from metal_defects.serving.verdict import decide
+from metal_defects.plots.locator import show_locations
+from metal_defects.plots.robustness import learning_curve_plot, noise_curve, robustness_map
+from metal_defects.plots.trust import coverage_bars, guard_distances, reliability_diagram, verdict_bars
+from metal_defects.report.document import write_report
+from metal_defects.trust.answer import AnswerParts, build_answer_model
+from metal_defects.trust.calibration import calibration_report, cross_fit, fit_temperature
+from metal_defects.trust.conformal import coverage_report
+from metal_defects.trust.guard import Guard, choose_guard_taps, fit_guard
+from metal_defects.trust.locator import Locator, fit_locator
+from metal_defects.trust.locator_maps import count_affordable, extract_maps
+from metal_defects.trust.locator_scores import draw_grad_cam
 
 VERDICTS = ("accept", "review", "unknown")
 EXAMPLES = 12

@@ -12,17 +12,17 @@ import numpy as np
 
 from metal_defects import __version__
 from metal_defects.data.snapshots import load_labels, load_snapshot
-from metal_defects.evaluation.export_plots import compare_variants
-from metal_defects.evaluation.metrics import classification_metrics
 from metal_defects.files import atomic_path, read_json, sha256_file, write_json
+from metal_defects.inference.bundle import CARD, FORMAT
+from metal_defects.inference.predictor import Infer, open_graph
+from metal_defects.inference.verdict import decide
 from metal_defects.log import logger
-from metal_defects.models.answer import call_by_name, load_answer_model
-from metal_defects.models.onnx_graphs import export_float32, quantise
+from metal_defects.metrics import classification_metrics
+from metal_defects.models.onnx_export import export_float32, quantise
 from metal_defects.pipeline.digest import library_versions
 from metal_defects.pipeline.runner import StageContext
-from metal_defects.serving.bundle import CARD, FORMAT
-from metal_defects.serving.predictor import Infer, open_graph
-from metal_defects.serving.verdict import decide
+from metal_defects.plots.export import compare_variants
+from metal_defects.trust.answer import call_by_name, load_answer_model
 
 if TYPE_CHECKING:
     import keras

@@ -1,20 +1,109 @@
-"""Reads the manifest of stage 01."""
+"""What stages 01 and 02 write about the images: one row for each, and where all of them come from."""
 
-import csv
 import json
-from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import BeforeValidator
+
+from metal_defects.records import Record
+
+SplitName = Literal["train", "valid", "test"]
 
 
-def read_manifest(path: Path) -> dict[str, dict[str, str]]:
-    """Rows of manifest.csv by the path of the image, in their order."""
-    with path.open(newline="", encoding="utf-8") as stream:
-        return {row["path"]: row for row in csv.DictReader(stream)}
+def _read_json(value: Any) -> Any:
+    return json.loads(value) if isinstance(value, str) else value
 
 
-def read_boxes(row: dict[str, str]) -> tuple[np.ndarray, list[str]]:
-    """Boxes of an image: left, top, right, bottom as shares of its sides, (n, 4), and the class of each."""
-    found = json.loads(row["boxes"])
-    sides = np.array([row["width"], row["height"]] * 2, float)
-    return np.array([box[:4] for box in found], float).reshape(-1, 4) / sides, [box[4] for box in found]
+class NamedBox(Record):
+    """A rectangle that a person drew: its edges in pixels of the source image, and the class it shows."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+    label: str
+
+
+class ManifestRow(Record):
+    """An image that is used: a row of manifest.csv.
+
+    Attributes:
+        path: below the root of the source, with forward slashes.
+        group: images of one group are copies of one another.
+        width, height: pixels, of the source image.
+    """
+
+    path: str
+    label: str
+    split: SplitName
+    sha256: str
+    group: str
+    width: int
+    height: int
+    boxes: Annotated[tuple[NamedBox, ...], BeforeValidator(_read_json)]
+
+    @property
+    def box_shares(self) -> np.ndarray:
+        """Left, top, right, bottom of the boxes as shares of the image's sides, (n, 4)."""
+        edges = np.array([(box.left, box.top, box.right, box.bottom) for box in self.boxes], float).reshape(-1, 4)
+        return edges / np.array([self.width, self.height] * 2, float)
+
+    @property
+    def other_labels(self) -> tuple[str, ...]:
+        """Classes of the boxes besides the image's own, sorted."""
+        return tuple(sorted({box.label for box in self.boxes} - {self.label}))
+
+
+class LeftOut(Record):
+    """A file that is not used, and why: a row of quarantine.csv."""
+
+    path: str
+    reason: str
+    detail: str
+
+
+class ImageRow(Record):
+    """A preprocessed image: a row of images.csv.
+
+    Attributes:
+        path: below the folder of stage 02.
+        sha256: of its pixels.
+        source: path in the manifest.
+    """
+
+    path: str
+    label: str
+    split: SplitName
+    sha256: str
+    source: str
+
+
+class DataCard(Record):
+    """What every result says about its data: how it was found, and the sentence that must not be lost."""
+
+    kind: str
+    notice: str | None
+
+
+class Attempt(Record):
+    """A source that was tried, and what came of it."""
+
+    source: str
+    outcome: str
+
+
+class SourceCard(Record):
+    """source.json: where the images of a run come from."""
+
+    kind: str
+    root: str
+    layout: str
+    classes: tuple[str, ...]
+    notice: str | None
+    attempts: tuple[Attempt, ...]
+
+    @property
+    def card(self) -> DataCard:
+        """What later results repeat of it."""
+        return DataCard(kind=self.kind, notice=self.notice)

@@ -12,9 +12,9 @@ from metal_defects.data.imaging import ImageError, Preprocessor
 from metal_defects.data.layouts import ImageSet
 from metal_defects.errors import UserError
 from metal_defects.evaluation.few_shot import VIEWS, crop_view, fit_few_shot_head
-from metal_defects.evaluation.metrics import accuracy_interval
 from metal_defects.files import read_json
 from metal_defects.log import logger, track
+from metal_defects.metrics import accuracy_interval
 from metal_defects.models.feature_bank import BATCH, Engine, fastest_engine
 from metal_defects.models.networks import build_feature_model, tap_slices
 from metal_defects.models.trainers import FrozenTrainer, make_trainer

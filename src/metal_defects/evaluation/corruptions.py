@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageFilter
 
-from metal_defects.models.views import add_specks, blur_by_motion, convolve, cover_part, to_pixels
+from metal_defects.models.augmentation import add_specks, blur_by_motion, convolve, cover_part, to_pixels
 
 SEVERITIES = (1, 2, 3, 4, 5)
 Apply = Callable[[np.ndarray, float, np.random.Generator], np.ndarray]

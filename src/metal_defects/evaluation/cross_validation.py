@@ -8,14 +8,80 @@ from typing import Any
 import numpy as np
 
 from metal_defects.errors import DataError
-from metal_defects.evaluation.calibration import negative_log_likelihood
-from metal_defects.evaluation.metrics import accuracy_interval, classification_metrics
 from metal_defects.log import track
+from metal_defects.metrics import Metrics, Score, accuracy_interval, classification_metrics
+from metal_defects.records import Record
+from metal_defects.trust.calibration import negative_log_likelihood
 
 Predict = Callable[[np.ndarray], np.ndarray]
 Fit = Callable[[np.ndarray, np.ndarray, np.ndarray, int], Predict]
 """Takes features (1 + views, images, columns), labels (images,), groups (images,) and a seed; returns what turns
 features (rows, columns) into logits (rows, classes), up to a constant per row: log-probabilities will do."""
+
+
+class Round(Record):
+    """One shuffle: errors of its images, and the standard deviation of the accuracy over its folds."""
+
+    repeat: int
+    errors: int
+    accuracy: float
+    spread_of_folds: float | None
+
+
+class Misjudged(Record):
+    """An image that was ever called something else.
+
+    Attributes:
+        times: in how many rounds.
+        picture: below the folder of stage 02.
+        other_boxes: classes of its boxes besides its own.
+    """
+
+    source: str
+    true: str
+    predicted: str
+    confidence: float
+    probabilities: dict[str, float]
+    times: int
+    picture: str
+    other_boxes: tuple[str, ...]
+
+
+class Suspect(Record):
+    """An image whose label may be wrong."""
+
+    source: str
+    picture: str
+    label: str
+    suggested: str
+    confidence: float
+
+
+class CrossValidation(Record):
+    """Answers out of fold, judged; `metrics` are those of the mean answer of the rounds."""
+
+    metrics: Metrics
+    accuracy: Score
+    repeats: tuple[Round, ...]
+    misjudged: tuple[Misjudged, ...]
+    suspects: tuple[Suspect, ...]
+
+
+class ComparedModel(Record):
+    """A model against the best one on the same images.
+
+    Attributes:
+        only_best_wrong, only_this_wrong: images.
+        p_value: exact McNemar, with Holm's correction; this and the like are None for the best itself.
+    """
+
+    model: str
+    errors: int
+    log_loss: float
+    only_best_wrong: int | None
+    only_this_wrong: int | None
+    p_value: float | None
+    more_than_chance: bool | None
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,38 @@ from typing import Any
 
 import numpy as np
 
-from metal_defects.evaluation.calibration import negative_log_likelihood
 from metal_defects.evaluation.cross_validation import compare_answers, compare_models
-from metal_defects.evaluation.metrics import accuracy_interval
+from metal_defects.metrics import Score, accuracy_interval
+from metal_defects.records import Record
+from metal_defects.trust.calibration import negative_log_likelihood
 
 SIGNIFICANT = 0.05
+
+
+class EnsembleRow(Record):
+    """The mean answer of some models.
+
+    Attributes:
+        gmacs: 10^9 multiply-adds per image.
+        milliseconds: per image; None where unknown.
+        p_value: exact McNemar against the best model alone; None for it.
+    """
+
+    models: tuple[str, ...]
+    errors: int
+    accuracy: Score
+    log_loss: float
+    gmacs: float | None
+    milliseconds: float | None
+    p_value: float | None
+
+
+class EnsembleTrial(Record):
+    """What averaging the best models gives, which of them to use, and why."""
+
+    rows: tuple[EnsembleRow, ...]
+    recommended: tuple[str, ...]
+    reason: str
 
 
 def try_ensembles(

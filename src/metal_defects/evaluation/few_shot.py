@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from metal_defects.evaluation.cross_validation import Fit, Predict
-from metal_defects.models.views import to_pixels
+from metal_defects.models.augmentation import to_pixels
 
 VIEWS = 8
 SHRINKAGE = 1.0
@@ -16,7 +16,7 @@ LEAST_CROP = 0.55  # of the side: smaller ones no longer show the texture of eve
 def crop_view(image: np.ndarray, seed: tuple[int, ...]) -> np.ndarray:
     """Another part of the same surface in another light: a random crop, turned, flipped and relit.
 
-    The damage of `metal_defects.models.views` stays out: a few images cannot tell it from what makes a class.
+    The damage of `metal_defects.models.augmentation` stays out: a few images cannot tell it from what makes a class.
 
     Args:
         image: uint8 (side, side, 3).

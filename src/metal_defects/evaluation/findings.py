@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 
 from metal_defects.evaluation.cross_validation import OutOfFold, find_label_suspects, summarise
-from metal_defects.evaluation.guard import Guard
-from metal_defects.evaluation.locator import Locator, choose_threshold
-from metal_defects.evaluation.locator_scores import draw_centre, score_maps, share_of_area
-from metal_defects.evaluation.subject import Split, Subject
+from metal_defects.evaluation.tuned_run import Split, Subject
+from metal_defects.trust.guard import Guard
+from metal_defects.trust.locator import Locator, choose_threshold
+from metal_defects.trust.locator_scores import draw_centre, score_maps, share_of_area
 
 
 def describe_folds(subject: Subject, judged: Split, found: OutOfFold) -> dict[str, Any]:

@@ -5,13 +5,32 @@ from typing import Any
 import numpy as np
 
 from metal_defects.evaluation.cross_validation import fit_convex_head, hold_out
-from metal_defects.evaluation.metrics import accuracy_interval
 from metal_defects.log import track
+from metal_defects.metrics import Score, accuracy_interval
+from metal_defects.records import Record
 
 SIZES = (1, 2, 5, 10, 20, 50)
 HELD_OUT = 0.2
 # Few images make a lottery of a draw, many make it dear: (up to so many images per class, draws).
 DRAWS = ((10, 10), (50, 5), (None, 3))
+
+
+class CurvePoint(Record):
+    """Accuracy with so many labels.
+
+    Attributes:
+        per_class: images; None for all that there are.
+        images: mean number of training images.
+        accuracy: mean over the draws.
+        lowest, highest: accuracy of a draw.
+    """
+
+    per_class: int | None
+    images: int
+    draws: int
+    accuracy: Score
+    lowest: float
+    highest: float
 
 
 def measure_learning_curve(

@@ -8,13 +8,47 @@ from typing import Any
 import numpy as np
 
 from metal_defects.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt
-from metal_defects.evaluation.metrics import accuracy_interval
 from metal_defects.log import track
+from metal_defects.metrics import Score, accuracy_interval
+from metal_defects.records import Record
 
 Classify = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]]
 Accepts = Callable[[np.ndarray, np.ndarray | None], np.ndarray]
 BATCH = 8
 IMAGES_PER_CELL = 120
+
+
+class Undamaged(Record):
+    """The same images as they were: accuracy, share accepted, share wrong and accepted."""
+
+    accuracy: Score
+    accepted: float | None
+    silent_errors: float | None
+
+
+class Robustness(Record):
+    """Answers to damaged images; what rests on verdicts is None without them.
+
+    Attributes:
+        images: per kind and severity.
+        levels, units: of each kind, by severity.
+        accuracy: of each kind, by severity.
+        mean: accuracy over the kinds, by severity.
+        accepted, silent_errors: shares of the images, of each kind, by severity.
+        errors_accepted: of all wrong answers the share that was accepted; None where none was wrong.
+    """
+
+    images: int
+    clean: Undamaged
+    severities: tuple[int, ...]
+    levels: dict[str, tuple[float, ...]]
+    units: dict[str, str]
+    accuracy: dict[str, tuple[Score, ...]]
+    mean: tuple[float, ...]
+    accepted: dict[str, tuple[float, ...]] | None
+    silent_errors: dict[str, tuple[float, ...]] | None
+    silent_errors_mean: tuple[float, ...] | None
+    errors_accepted: float | None
 
 
 def measure_robustness(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from metal_defects.models.torch_reader import assign_state_dict, read_state_dict
+from metal_defects.models.state_dict import assign_state_dict, read_state_dict
 
 if TYPE_CHECKING:
     import keras

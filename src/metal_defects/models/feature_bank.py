@@ -16,9 +16,9 @@ from metal_defects.config import AugmentationParams
 from metal_defects.data.snapshots import SPLITS, load_snapshot
 from metal_defects.files import read_json, sha256_json, write_json
 from metal_defects.log import logger, progress_bar
-from metal_defects.models.backbones import Backbone
+from metal_defects.models.augmentation import augment
 from metal_defects.models.networks import build_feature_model, digest_weights, tap_slices
-from metal_defects.models.views import augment
+from metal_defects.models.specs import Backbone
 
 if TYPE_CHECKING:
     import keras

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from metal_defects.models.backbones import Backbone
+from metal_defects.models.specs import Backbone
 
 if TYPE_CHECKING:
     import keras

@@ -7,7 +7,7 @@ With a stride of two PyTorch pads all sides alike, Keras' "same" less above and 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from metal_defects.models.torch_reader import assign_state_dict, read_state_dict
+from metal_defects.models.state_dict import assign_state_dict, read_state_dict
 
 if TYPE_CHECKING:
     import keras

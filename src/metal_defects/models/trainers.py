@@ -10,9 +10,9 @@ import numpy as np
 from metal_defects.config import FromScratchParams, HyperparameterTuningParams
 from metal_defects.data.snapshots import load_labels, load_snapshot
 from metal_defects.files import read_json
-from metal_defects.models.backbones import BACKBONES
 from metal_defects.models.feature_bank import count_views, load_or_extract
 from metal_defects.models.networks import assemble, build_backbone, build_feature_model
+from metal_defects.models.specs import BACKBONES
 from metal_defects.models.training import (
     HeadRecipe,
     History,

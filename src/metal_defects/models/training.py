@@ -10,11 +10,11 @@ from metal_defects.components.c05_callbacks import build_callbacks, check_conver
 from metal_defects.config import CallbacksParams, FromScratchParams, Params
 from metal_defects.data.snapshots import load_snapshot
 from metal_defects.log import progress_bar
-from metal_defects.models.backbones import BACKBONES
+from metal_defects.models.augmentation import augment
 from metal_defects.models.custom_cnn import build_custom_cnn
 from metal_defects.models.feature_bank import FeatureBank
 from metal_defects.models.networks import assemble, build_feature_model, build_head
-from metal_defects.models.views import augment
+from metal_defects.models.specs import BACKBONES
 
 if TYPE_CHECKING:
     import keras

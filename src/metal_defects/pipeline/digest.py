@@ -36,7 +36,7 @@ def source_digest(module: str) -> str:
 
 def template_digests(_settings: Settings) -> dict[str, str]:
     """SHA-256 of every template of the report: code that no import leads to."""
-    templates = sorted((Path(__file__).parents[1] / "evaluation" / "templates").glob("*.j2"))
+    templates = sorted((Path(__file__).parents[1] / "report" / "templates").glob("*.j2"))
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in templates}
 
 

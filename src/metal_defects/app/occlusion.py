@@ -1,0 +1,44 @@
+"""Where the model looked, for bundles without a locator: each patch of the image is hidden in turn."""
+
+from itertools import pairwise
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from metal_defects.inference.predictor import Predictor
+
+GRID = 8
+_BLUR = 12  # pixels; hides every defect that a patch can hold and keeps its brightness
+_CERTAIN = 1e-6  # the answers are rounded to this
+_STRONG = 0.5  # log-odds; below this no patch matters on its own
+
+
+def measure_heat(predictor: Predictor, pixels: np.ndarray, label: str) -> np.ndarray:
+    """Occlusion sensitivity (Zeiler and Fergus, 2014).
+
+    Args:
+        pixels: uint8 (side, side, 3), as the graph takes them.
+        label: the class whose evidence is measured.
+
+    Returns:
+        float32 (8, 8) in [0, 1]: by how much the log-odds of `label` fall when a patch is replaced by its blurred
+        self, as a share of the strongest patch. No patch reaches 1 where none matters on its own.
+    """
+    hidden = [pixels, *_hide_each_patch(pixels)]
+    shares = np.array([answer.probabilities[label] for answer in predictor.predict_many(hidden)])
+    clipped = np.clip(shares, _CERTAIN, 1 - _CERTAIN)
+    odds = np.log(clipped) - np.log1p(-clipped)
+    lost = np.maximum(odds[0] - odds[1:], 0).reshape(GRID, GRID)
+    return (lost / max(float(lost.max()), _STRONG)).astype(np.float32)
+
+
+def _hide_each_patch(pixels: np.ndarray) -> list[np.ndarray]:
+    blurred = np.asarray(Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(_BLUR)))
+    edges = np.linspace(0, len(pixels), GRID + 1).round().astype(int)
+    copies = []
+    for top, bottom in pairwise(edges):
+        for left, right in pairwise(edges):
+            copy = pixels.copy()
+            copy[top:bottom, left:right] = blurred[top:bottom, left:right]
+            copies.append(copy)
+    return copies

@@ -1,0 +1,148 @@
+"""Plot of a hyperparameter search."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from metal_defects.plots.style import (
+    BLUE,
+    GREEN,
+    QUIET,
+    VERMILION,
+    new_figure,
+    save_figure,
+    shorten,
+    use_log_axis,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLUMNS = 4
+# Up to here the values tried are shown side by side, above on a scale.
+MOST_CHOICES = 5
+
+
+def tuning_trials(trials: Sequence[Mapping[str, Any]], target: Path, title: str = "Hyperparameter search") -> "Figure":
+    """Score of every trial with the best so far, and the score against each hyperparameter that was varied.
+
+    Args:
+        trials: in the order of the search: "number", "score" (validation loss, lower is better; None where the trial
+            failed), "val_accuracy", "status", "seconds" and "params" (hyperparameters by name).
+        target: file to write.
+        title: above the plot.
+
+    Raises:
+        ValueError: no trial has a score.
+    """
+    finished = [trial for trial in trials if trial["score"] is not None and np.isfinite(trial["score"])]
+    if not finished:
+        raise ValueError(f"A plot of trials needs one with a score. Got {len(trials)} trials without.")
+    best = min(finished, key=lambda trial: trial["score"])
+    names = _varied(finished)
+    rows = -(-len(names) // COLUMNS)
+    figure = new_figure(9.5, 3.2 + 2.1 * rows)
+    if names:
+        upper, lower = figure.subfigures(2, 1, height_ratios=(2.9, 2.1 * rows))
+        panels = lower.subplots(rows, COLUMNS, sharey=True, squeeze=False)
+        for axes, name in zip(panels.ravel(), names, strict=False):
+            _draw_parameter(axes, name, finished, best)
+        for axes in panels.ravel()[len(names) :]:
+            axes.set_axis_off()
+        for axes in panels[:, 0]:
+            axes.set_ylabel("validation loss")
+    else:
+        upper = figure
+    _draw_search(upper.subplots(), trials, finished, best)
+    figure.suptitle(title)
+    save_figure(figure, target)
+    return figure
+
+
+def _varied(trials: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Names of the hyperparameters with at least two values, in alphabetical order."""
+    names = sorted({name for trial in trials for name in trial["params"]})
+    return [name for name in names if len({_text(trial["params"].get(name)) for trial in trials} - {"None"}) > 1]
+
+
+def _draw_search(
+    axes: "Axes", trials: Sequence[Mapping[str, Any]], finished: Sequence[Mapping[str, Any]], best: Mapping[str, Any]
+) -> None:
+    scores = [trial["score"] for trial in finished]
+    numbers = [trial["number"] for trial in finished]
+    axes.step(numbers, np.minimum.accumulate(scores), where="post", color=GREEN, linewidth=1.4, label="best so far")
+    axes.scatter(numbers, scores, s=26, color=BLUE, zorder=3, label="trial")
+    failed = [trial["number"] for trial in trials if trial not in finished]
+    if failed:
+        axes.scatter(
+            failed,
+            [0.96] * len(failed),
+            marker="x",
+            color=QUIET,
+            label="failed",
+            transform=axes.get_xaxis_transform(),
+        )
+    label = f"best: trial {best['number']}, loss {best['score']:.4f}"
+    if best["val_accuracy"] is not None:
+        label += f", accuracy {best['val_accuracy']:.1%}"
+    axes.scatter(best["number"], best["score"], s=130, marker="*", color=VERMILION, zorder=4, label=label)
+    if min(scores) > 0 and max(scores) / min(scores) >= 10:
+        use_log_axis(axes, "y", scores)
+    axes.grid(axis="y")
+    axes.set(xlabel="trial", ylabel="validation loss")
+    axes.margins(x=0.03, y=0.12)
+    axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 0.99), ncols=4)
+    axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+
+
+def _draw_parameter(axes: "Axes", name: str, trials: Sequence[Mapping[str, Any]], best: Mapping[str, Any]) -> None:
+    tried = [trial for trial in trials if trial["params"].get(name) is not None]
+    values = [trial["params"][name] for trial in tried]
+    scores = [trial["score"] for trial in tried]
+    choices = list(dict.fromkeys(map(_text, sorted(values, key=_order))))
+    if len(choices) <= MOST_CHOICES or not all(_is_number(value) for value in values):
+        positions = [choices.index(_text(value)) for value in values]
+        crowded = max(map(len, choices)) * len(choices) > 22
+        slant = {"rotation": 30, "ha": "right", "fontsize": 7} if crowded else {}
+        axes.set_xticks(range(len(choices)), [shorten(choice) for choice in choices], **slant)
+        axes.set_xlim(-0.5, len(choices) - 0.5)
+    else:
+        positions = values
+        if _spans_decades(values):
+            use_log_axis(axes, "x", values)
+        else:
+            axes.locator_params(axis="x", nbins=4)
+    axes.scatter(positions, scores, s=18, color=BLUE, alpha=0.8)
+    for position, trial in zip(positions, tried, strict=True):
+        if trial is best:
+            axes.scatter(position, trial["score"], s=110, marker="*", color=VERMILION, zorder=4)
+    if min(scores) > 0 and max(trial["score"] for trial in trials) / best["score"] >= 10:
+        use_log_axis(axes, "y", [trial["score"] for trial in trials])
+    axes.margins(y=0.12)
+    axes.grid(axis="y")
+    axes.set_title(name.replace("_", " "), fontsize=9, fontweight="normal")
+
+
+def _spans_decades(values: Sequence[float]) -> bool:
+    """True where `values` look as if they were drawn on a logarithmic scale."""
+    low, high = min(values), max(values)
+    if low <= 0 or high / low < 10:
+        return False
+    # Evenly drawn values reach down a decade by chance, but their median stays in the middle.
+    return high / low >= 1000 or float(np.median(values)) < (low + high) / 4
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _order(value: Any) -> tuple[bool, float, str]:
+    """Numbers by size, then everything else by its text."""
+    return (False, value, "") if _is_number(value) else (True, 0.0, str(value))
+
+
+def _text(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

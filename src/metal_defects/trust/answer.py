@@ -1,0 +1,141 @@
+"""One model from pixels to the whole answer: calibrated probabilities, distance from the known surfaces, heat map."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from metal_defects.files import atomic_path
+from metal_defects.models.networks import pool_moments
+from metal_defects.models.specs import BACKBONES
+from metal_defects.trust.guard import Guard, guard_layers
+from metal_defects.trust.locator import Locator, locator_layers
+
+if TYPE_CHECKING:
+    import keras
+
+PARTS_FILE = "answer.npz"
+OUTPUTS = ("probabilities", "distance", "heat_map")
+
+
+@dataclass(frozen=True)
+class AnswerParts:
+    """What is added to a classifier.
+
+    Attributes:
+        temperature: that the logits are divided by.
+        guard: measures the distance from the training images.
+        locator: draws the heat map.
+    """
+
+    temperature: float = 1.0
+    guard: Guard | None = None
+    locator: Locator | None = None
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the outputs of the model with these parts."""
+        present = (True, self.guard is not None, self.locator is not None)
+        return tuple(name for name, there in zip(OUTPUTS, present, strict=True) if there)
+
+    def save(self, folder: Path) -> None:
+        """Write answer.npz."""
+        arrays = {"temperature": np.float64(self.temperature)}
+        for name, part in (("guard", self.guard), ("locator", self.locator)):
+            if part is not None:
+                arrays |= {f"{name}.{key}": value for key, value in part.to_arrays().items()}
+        with atomic_path(folder / PARTS_FILE) as partial, partial.open("wb") as stream:
+            np.savez(stream, **arrays)
+
+    @classmethod
+    def load(cls, folder: Path) -> "AnswerParts":
+        """Read answer.npz."""
+        with np.load(folder / PARTS_FILE, allow_pickle=False) as stored:
+            arrays = dict(stored)
+        parts = {
+            name: {key.removeprefix(f"{name}."): value for key, value in arrays.items() if key.startswith(f"{name}.")}
+            for name in ("guard", "locator")
+        }
+        guard = Guard.from_arrays(parts["guard"]) if parts["guard"] else None
+        locator = Locator.from_arrays(parts["locator"]) if parts["locator"] else None
+        return cls(float(arrays["temperature"]), guard, locator)
+
+
+@dataclass(frozen=True)
+class OpenModel:
+    """A classifier whose feature maps can be had.
+
+    Attributes:
+        pixels: its input.
+        maps: feature maps by tap, shallow to deep, (batch, height, width, channels).
+        probabilities: its output, (batch, classes).
+    """
+
+    pixels: "keras.KerasTensor"
+    maps: "dict[str, keras.KerasTensor]"
+    probabilities: "keras.KerasTensor"
+
+
+def open_model(model: "keras.Model") -> OpenModel:
+    """Give access to the feature maps inside a classifier of this package; it shares the model's layers."""
+    import keras
+    from keras import layers
+
+    trunk = next((layer for layer in model.layers if layer.name in BACKBONES), None)
+    if trunk is None:
+        names = [layer.name for layer in model.layers if isinstance(layer, layers.ReLU)]
+        return OpenModel(model.input, {name: model.get_layer(name).output for name in names}, model.output)
+    inner = {layer.name for layer in trunk.layers}
+    taps = [tap for tap in BACKBONES[trunk.name].taps if tap in inner]
+    opened = keras.Model(trunk.inputs, [trunk.get_layer(tap).output for tap in taps], name=trunk.name)
+    outputs = opened(model.get_layer("scaling").output, training=False)
+    maps = dict(zip(taps, outputs if isinstance(outputs, list | tuple) else [outputs], strict=True))
+    own = {layer.name for layer in model.layers}
+    pooled = [moments for tap in taps if f"{tap}_mean" in own for moments in pool_moments(maps[tap], tap)]
+    features = layers.Concatenate(name="features")(pooled)
+    return OpenModel(model.input, maps, model.layers[-1](features, training=False))
+
+
+def load_answer_model(artifacts: Path) -> "tuple[keras.Model, tuple[str, ...]]":
+    """tuned_model.h5 with the parts of stage 08, as `build_answer_model` gives it, and the names of its outputs."""
+    import keras
+
+    model = keras.models.load_model(artifacts / "07_hyperparameter_tuning" / "tuned_model.h5", compile=False)
+    parts = AnswerParts.load(artifacts / "08_model_evaluation")
+    return build_answer_model(model, parts), parts.outputs
+
+
+def call_by_name(model: "keras.Model", names: Sequence[str]) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+    """From uint8 pixels (batch, side, side, 3) to the model's outputs by name."""
+
+    def infer(pixels: np.ndarray) -> dict[str, np.ndarray]:
+        outputs = model(pixels, training=False)
+        values = outputs if isinstance(outputs, list | tuple) else [outputs]
+        return {name: np.asarray(value) for name, value in zip(names, values, strict=True)}
+
+    return infer
+
+
+def build_answer_model(model: "keras.Model", parts: AnswerParts) -> "keras.Model":
+    """The classifier with what `parts` add; its outputs are `parts.outputs`.
+
+    The temperature goes into the last layer's weights, so the classifier given is changed by it.
+
+    Input shape: uint8 (batch, side, side, 3).
+    Output shape: float32 (batch, classes), (batch,), (batch, rows, columns).
+    """
+    import keras
+
+    last = model.layers[-1]
+    dense = last.layers[-1] if isinstance(last, keras.Model) else last
+    dense.set_weights([weights / parts.temperature for weights in dense.get_weights()])
+    opened = open_model(model)
+    outputs = [opened.probabilities]
+    if parts.guard is not None:
+        moments = [moments for tap in parts.guard.taps for moments in pool_moments(opened.maps[tap], f"guard_{tap}")]
+        outputs.append(guard_layers(moments, parts.guard))
+    if parts.locator is not None:
+        outputs.append(locator_layers(opened.maps, parts.locator))
+    return keras.Model(opened.pixels, outputs, name="answer")

@@ -1,0 +1,129 @@
+"""The command line as a user runs it, with every folder in a temporary place."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from metal_defects.files import read_json, sha256_file
+from metal_defects.pipeline.table import STAGES
+from support import PROJECT
+
+IMAGES_PER_CLASS = 14
+TIMEOUT = 900
+SMALL = (
+    f"data_ingestion.synthetic_images_per_class={IMAGES_PER_CLASS}",
+    "data_preprocessing.image_size=64",
+    "training.epochs=3",
+    "hyperparameter_tuning.max_trials=2",
+    "hyperparameter_tuning.epochs=2",
+    "model_evaluation.folds=2",
+    "model_evaluation.robustness_images=6",
+    "model_export.int8=false",
+)
+REPORT_MODULES = (
+    "import runpy, sys\n"
+    "try:\n"
+    "    runpy.run_path('main.py', run_name='__main__')\n"
+    "finally:\n"
+    "    print('LOADED', *sorted({'tensorflow', 'keras', 'matplotlib'} & set(sys.modules)), file=sys.stderr)\n"
+)
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """A folder to run the pipeline in.
+
+    Attributes:
+        folder: holds artifacts/, logs/, downloads/ and weights/.
+        data: images, or None for the built-in synthetic set.
+        settings: overrides, each `key=value`.
+    """
+
+    folder: Path
+    data: Path | None
+    settings: tuple[str, ...] = SMALL
+
+    @property
+    def artifacts(self) -> Path:
+        return self.folder / "artifacts"
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "logs" / "metal_defects.log").read_text()
+
+    def stage(self, number: str) -> Path:
+        return self.artifacts / next(stage.name for stage in STAGES if stage.number == number)
+
+    def read(self, name: str) -> Any:
+        return read_json(self.artifacts / name)
+
+    def with_settings(self, *settings: str) -> "Workshop":
+        return replace(self, settings=(*self.settings, *settings))
+
+    def command(self, name: str, *arguments: str, code: str | None = None) -> list[str]:
+        """The command line; `code` stands in for main.py."""
+        paths = [f"paths.{part}={self.folder / part}" for part in ("artifacts", "logs", "downloads", "weights")]
+        source = "data.source=synthetic" if self.data is None else f"data.path={self.data}"
+        settings = [text for setting in (source, *paths, *self.settings) for text in ("--set", setting)]
+        takes_models = name in ("run", "plan") and "--models" not in arguments
+        models = ["--models", "efficientnet_lite0"] if takes_models else []
+        start = ["-c", code] if code else ["main.py"]
+        return [sys.executable, *start, name, *models, *settings, *arguments]
+
+    def start(self, name: str, *arguments: str, code: str | None = None) -> "subprocess.Popen[str]":
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("METAL_DEFECTS_")}
+        environment["COLUMNS"] = "80"
+        options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        # A shell lets what it starts in the background ignore interrupts; a user's terminal does not.
+        options["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+        return subprocess.Popen(self.command(name, *arguments, code=code), cwd=PROJECT, env=environment, **options)
+
+    def run(self, name: str = "run", *arguments: str, code: str | None = None) -> "subprocess.CompletedProcess[str]":
+        process = self.start(name, *arguments, code=code)
+        try:
+            out, err = process.communicate(timeout=TIMEOUT)
+        finally:
+            process.kill()
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file, by column."""
+    with path.open(newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+def assert_success(answer: "subprocess.CompletedProcess[str]") -> None:
+    assert answer.returncode == 0, f"{answer.stdout}\n{answer.stderr}"
+
+
+def assert_one_sentence(answer: "subprocess.CompletedProcess[str]", *parts: str) -> None:
+    """A failure that a user can read: exit code 1, one line on standard error, no traceback anywhere."""
+    assert answer.returncode == 1, f"{answer.stdout}\n{answer.stderr}"
+    assert "Traceback" not in answer.stdout + answer.stderr
+    assert len(answer.stderr.strip().splitlines()) == 1, answer.stderr
+    for part in parts:
+        assert part in answer.stderr
+
+
+def assert_complete(workshop: Workshop) -> None:
+    """Every stage is up to date, every recorded file has the recorded bytes, and nothing half done lies about."""
+    for stage in STAGES:
+        folder = workshop.artifacts / stage.name
+        record = json.loads((folder / "stage.json").read_text())
+        on_disk = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+        assert on_disk == {*record["outputs"], "stage.json"}
+        for name, expected in record["outputs"].items():
+            assert sha256_file(folder / name) == expected["sha256"], f"{stage.name}/{name}"
+    leftovers = [path for pattern in (".partial-*", ".old-*") for path in workshop.artifacts.rglob(pattern)]
+    assert not leftovers, leftovers
+    assert not list((workshop.artifacts / ".resume").iterdir())
+    answer = workshop.run()
+    assert_success(answer)
+    assert f"{len(STAGES)} of {len(STAGES)} stages up to date" in answer.stdout

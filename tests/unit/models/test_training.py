@@ -1,0 +1,276 @@
+"""Fitting heads and networks, weighting classes, and choosing the best model."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from support.toy_network import SIDE, TOY, draw_split, write_snapshots
+
+from metal_defects.components.c06_model_training_evaluation import choose_best, image_losses
+from metal_defects.config import FromScratchParams, Settings
+from metal_defects.data.snapshots import load_snapshot
+from metal_defects.errors import UserError
+from metal_defects.models import training
+from metal_defects.models.feature_bank import FeatureBank
+from metal_defects.models.networks import assemble, build_backbone, build_feature_model, build_head
+from metal_defects.models.specs import BACKBONES
+from metal_defects.models.training import (
+    HeadRecipe,
+    build_from_scratch,
+    class_weights,
+    fine_tune,
+    fit_head,
+    fit_network,
+    predict_images,
+    predict_probabilities,
+    wants_fine_tuning,
+)
+
+LABELS = {split: np.arange(count, dtype=np.int32) % 3 for split, count in {"train": 60, "valid": 30}.items()}
+FAST = ("callbacks.tensorboard=false", "callbacks.learning_rate.policy=constant", "data_preprocessing.image_size=64")
+
+
+def make_bank(spread: float = 0.5, scale: float = 1.0) -> FeatureBank:
+    """Three clouds in six columns; the first four, tap "useful", tell them apart, the others, tap "noise", do not."""
+    random = np.random.default_rng(0)
+    centres = np.array([[2, 0, 0, 1], [0, 2, 0, 1], [0, 0, 2, 1]], np.float32)
+
+    def draw(labels: np.ndarray, views: int) -> np.ndarray:
+        noise = random.normal(0, spread, (views, len(labels), 6)).astype(np.float32)
+        noise[:, :, :4] += centres[labels]
+        return noise * scale
+
+    features = {"train": draw(LABELS["train"], 2), "valid": draw(LABELS["valid"], 1)}
+    return FeatureBank(features, {"useful": slice(0, 4), "noise": slice(4, 6)}, {})
+
+
+def make_recipe(**changes: object) -> HeadRecipe:
+    values = {
+        "taps": ("useful",), "hidden_units": 0, "dropout": 0.0, "l2": 0.0, "label_smoothing": 0.0,
+        "learning_rate": 0.05, "batch_size": 16, "views": 1, "epochs": 8,
+    }  # fmt: skip
+    return HeadRecipe(**values | changes)
+
+
+@pytest.fixture
+def fit(tmp_path: Path, make_settings: Callable[..., Settings]) -> Callable:
+    params = make_settings(*FAST).params
+
+    def run(recipe: HeadRecipe, bank: FeatureBank, seed: int = 1):
+        weights = class_weights(LABELS["train"], 3, "balanced")
+        return fit_head(recipe, bank, LABELS, weights, params.callbacks, tmp_path / "logs", "toy", seed)
+
+    return run
+
+
+def test_head_learns_what_can_be_told_apart(fit: Callable, tmp_path: Path) -> None:
+    bank = make_bank()
+    head, history = fit(make_recipe(), bank)
+    probabilities = predict_probabilities(head, bank.clean("valid", bank.columns(("useful",))))
+    assert (probabilities.argmax(1) == LABELS["valid"]).mean() > 0.9
+    assert np.allclose(probabilities.sum(1), 1, atol=1e-5)
+    assert history["val_loss"][-1] < history["val_loss"][0]
+    assert (tmp_path / "logs" / "checkpoint.keras").exists()
+    assert len((tmp_path / "logs" / "epochs.csv").read_text().splitlines()) == 1 + len(history["loss"])
+
+
+def test_head_learns_nothing_from_noise(fit: Callable) -> None:
+    bank = make_bank()
+    head, _ = fit(make_recipe(taps=("noise",)), bank)
+    probabilities = predict_probabilities(head, bank.clean("valid", bank.columns(("noise",))))
+    assert (probabilities.argmax(1) == LABELS["valid"]).mean() < 0.7
+
+
+def test_same_seed_same_head(fit: Callable) -> None:
+    bank, recipe = make_bank(), make_recipe(dropout=0.3, hidden_units=4, epochs=3)
+    heads = [fit(recipe, bank, seed)[0].get_weights() for seed in (1, 1, 2)]
+    assert all(np.array_equal(a, b) for a, b in zip(heads[0], heads[1], strict=True))
+    assert not all(np.array_equal(a, b) for a, b in zip(heads[0], heads[2], strict=True))
+
+
+def test_head_does_not_mind_the_scale_of_its_features(fit: Callable) -> None:
+    small, large = make_bank(), make_bank(scale=1000)
+    columns = small.columns(("useful",))
+    recipe = make_recipe(epochs=4)
+    answers = [predict_probabilities(fit(recipe, bank)[0], bank.clean("valid", columns)) for bank in (small, large)]
+    assert np.allclose(*answers, atol=1e-3)
+
+
+def test_diverging_training_is_explained(fit: Callable) -> None:
+    bank = make_bank()
+    bank.features["train"][0, 3, 0] = np.nan
+    with pytest.raises(UserError, match="diverged"):
+        fit(make_recipe(), bank)
+
+
+def test_best_epoch_is_kept_not_the_last(fit: Callable) -> None:
+    bank = make_bank(spread=2.0)
+    head, history = fit(make_recipe(learning_rate=0.8, epochs=9, batch_size=8), bank)
+    losses = image_losses(LABELS["valid"], predict_probabilities(head, bank.clean("valid", bank.columns(("useful",)))))
+    second_half = history["val_loss"][4:]
+    assert min(second_half) < second_half[-1] - 0.01
+    assert losses.mean() == pytest.approx(min(second_half), abs=1e-3)
+
+
+def test_balanced_weights_by_hand() -> None:
+    labels = np.array([0] * 6 + [1] * 3 + [2] * 1)
+    assert class_weights(labels, 3, "balanced") == pytest.approx([10 / 18, 10 / 9, 10 / 3])
+    assert class_weights(labels, 3, "none").tolist() == [1, 1, 1]
+
+
+@given(arrays(np.int32, st.integers(1, 200), elements=st.integers(0, 4)))
+def test_balanced_weights_make_classes_count_alike(labels: np.ndarray) -> None:
+    weights = class_weights(labels, 5, "balanced")
+    totals = weights * np.bincount(labels, minlength=5)
+    assert np.isfinite(weights).all()
+    assert totals[totals > 0] == pytest.approx(len(labels) / 5, rel=1e-5)
+
+
+def test_image_losses_are_logarithms_of_the_true_class() -> None:
+    losses = image_losses(np.array([0, 1, 1]), np.array([[0.5, 0.5], [0.75, 0.25], [1.0, 0.0]]))
+    assert losses[:2] == pytest.approx([np.log(2), np.log(4)])
+    assert np.isfinite(losses[2])
+    assert losses[2] > 20
+
+
+def make_results(**gmacs: float) -> list[dict]:
+    fixed: dict = {"kind": "frozen", "weights": "random"}
+    fixed["test"] = {"accuracy": {"value": 0.0}, "log_loss": 99.0}
+    return [{"name": name, "title": name.upper(), "gmacs": cost, **fixed} for name, cost in gmacs.items()]
+
+
+def test_clearly_lowest_validation_loss_wins() -> None:
+    random = np.random.default_rng(0)
+    losses = {"cheap": random.uniform(0.5, 1, 50), "good": random.uniform(0, 0.1, 50)}
+    best = choose_best(make_results(cheap=0.1, good=15.0), losses)
+    assert best["name"] == "good"
+    assert best["tied"] == ["good"]
+    assert best["valid_log_loss"]["cheap"] == pytest.approx(losses["cheap"].mean(), abs=1e-6)
+
+
+def test_cheapest_of_the_tied_wins() -> None:
+    random = np.random.default_rng(0)
+    base = random.uniform(0, 1, 50)
+    losses = {"dear": base, "cheap": base + random.normal(0.001, 0.2, 50), "cheapest": base + 1}
+    best = choose_best(make_results(dear=15.0, cheap=0.4, cheapest=0.1), losses)
+    assert best["name"] == "cheap"
+    assert set(best["tied"]) == {"dear", "cheap"}
+
+
+def test_a_difference_counts_that_is_small_but_the_same_everywhere() -> None:
+    base = np.random.default_rng(0).uniform(0, 5, 50)
+    assert choose_best(make_results(dear=15.0, cheap=0.4), {"dear": base, "cheap": base + 0.01})["name"] == "dear"
+
+
+def test_test_split_takes_no_part_in_the_choice() -> None:
+    losses = {"a": np.array([0.1, 0.2, 0.1]), "b": np.array([0.9, 0.8, 0.9])}
+    results = make_results(a=1.0, b=0.1)
+    before = choose_best(results, losses)
+    results[0]["test"] = {"accuracy": {"value": 0.0}, "log_loss": 9e9}
+    results[1]["test"] = {"accuracy": {"value": 1.0}, "log_loss": 0.0}
+    assert choose_best(results, losses) == before
+    for result in results:
+        del result["test"]
+    assert choose_best(results, losses) == before
+
+
+def test_one_model_or_one_image_is_enough() -> None:
+    assert choose_best(make_results(a=1.0), {"a": np.array([0.1])})["name"] == "a"
+    assert choose_best(make_results(a=1.0, b=2.0), {"a": np.array([0.3]), "b": np.array([0.1])})["name"] == "b"
+
+
+@pytest.fixture
+def toy_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(BACKBONES, "toy", TOY)
+
+
+def test_network_from_scratch_is_wholly_trained(
+    toy_network: None, tmp_path: Path, make_settings: Callable[..., Settings]
+) -> None:
+    params = make_settings(*FAST).params
+    models = [build_from_scratch("toy", params, 3, dropout=0.1, l2=0.0) for _ in range(2)]
+    assert all(np.array_equal(a, b) for a, b in zip(*(model.get_weights() for model in models), strict=True))
+    assert models[0].input.dtype == "uint8"
+    assert models[0].input_shape == (None, 64, 64, 3)
+    trained = {weight.path.split("/")[-2] for weight in models[0].trainable_weights}
+    assert trained == {"first", "first_norm", "second", "probabilities"}
+
+
+def test_custom_network_gives_probabilities_and_can_be_shaped(make_settings: Callable[..., Settings]) -> None:
+    params = make_settings(*FAST).params
+    usual = build_from_scratch("custom_cnn", params, 3, dropout=0.1, l2=0.0)
+    small = build_from_scratch("custom_cnn", params, 3, dropout=0.1, l2=0.0, filters=4, depth=3)
+    assert small.count_params() < usual.count_params()
+    image = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
+    assert np.allclose(np.asarray(small(image)).sum(1), 1, atol=1e-5)
+
+
+def make_network_parts(tmp_path: Path) -> tuple:
+    snapshots = write_snapshots(tmp_path / "snapshots")
+    network = build_backbone(TOY, SIDE, 1, None)
+    features = build_feature_model(TOY, network, TOY.taps)
+    columns = features.output_shape[-1]
+    head = build_head(np.zeros(columns, np.float32), np.ones(columns, np.float32), 3, hidden_units=0, dropout=0, l2=0)
+    return snapshots, assemble(features, head, "toy")
+
+
+def test_fine_tuning_moves_the_top_layers_and_no_normalization(
+    tmp_path: Path, make_settings: Callable[..., Settings]
+) -> None:
+    snapshots, model = make_network_parts(tmp_path)
+    trunk = model.get_layer("toy")
+    overrides = ("fine_tune_top_layers=5", "fine_tune_epochs=3", "fine_tune_learning_rate=0.01")
+    params = make_settings(*FAST, *(f"training.{text}" for text in overrides)).params
+    names = [layer.name for layer in trunk.layers]
+    assert names[-5:] == ["first", "first_norm", "shallow", "second", "deep"]
+    before = {layer.name: layer.get_weights() for layer in trunk.layers}
+    fine_tune(model, trunk, snapshots, np.ones(3, np.float32), params, tmp_path / "logs", "toy")
+    same = {
+        layer.name: all(np.array_equal(*pair) for pair in zip(before[layer.name], layer.get_weights(), strict=True))
+        for layer in trunk.layers
+        if before[layer.name]
+    }
+    assert same == {"first": False, "first_norm": True, "second": False}
+
+
+def test_fine_tuning_of_one_layer_leaves_those_below_alone(
+    tmp_path: Path, make_settings: Callable[..., Settings]
+) -> None:
+    snapshots, model = make_network_parts(tmp_path)
+    trunk = model.get_layer("toy")
+    overrides = ("fine_tune_top_layers=2", "fine_tune_epochs=1", "fine_tune_learning_rate=0.01")
+    params = make_settings(*FAST, *(f"training.{text}" for text in overrides)).params
+    before = [weights.copy() for weights in trunk.get_layer("first").get_weights()]
+    fine_tune(model, trunk, snapshots, np.ones(3, np.float32), params, tmp_path / "logs", "toy")
+    assert all(np.array_equal(*pair) for pair in zip(before, trunk.get_layer("first").get_weights(), strict=True))
+
+
+def test_network_is_fitted_alike_with_the_same_seed(tmp_path: Path, make_settings: Callable[..., Settings]) -> None:
+    params = make_settings(*FAST).params
+    recipe = FromScratchParams(epochs=2, batch_size=4, learning_rate=0.01, label_smoothing=0.1)
+    answers = []
+    for run in ("a", "b"):
+        snapshots, model = make_network_parts(tmp_path / run)
+        fit_network(model, snapshots, np.ones(3, np.float32), params, recipe, tmp_path / run / "logs", "toy")
+        answers.append(predict_images(model, load_snapshot(snapshots, "valid")))
+    assert np.array_equal(*answers)
+
+
+def test_predictions_of_a_snapshot_keep_its_order(tmp_path: Path) -> None:
+    snapshots, model = make_network_parts(tmp_path)
+    found = predict_images(model, load_snapshot(snapshots, "valid"))
+    assert np.allclose(found, model(draw_split("valid")[0]), atol=1e-5)
+
+
+def test_fine_tuning_is_wanted_when_asked_for_or_where_there_is_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    import tensorflow as tf
+
+    assert wants_fine_tuning(True) and not wants_fine_tuning(False)
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
+    assert not wants_fine_tuning("auto")
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["GPU:0"])
+    assert training.wants_fine_tuning("auto")

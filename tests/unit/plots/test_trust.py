@@ -1,0 +1,82 @@
+"""Plots of the statistics of trust: what is on them, and the same bytes each time."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from metal_defects.plots.trust import coverage_bars, guard_distances, reliability_diagram, verdict_bars
+from metal_defects.trust.calibration import apply_temperature, calibration_report
+from metal_defects.trust.conformal import coverage_report
+
+NAMES = ["Crazing", "a $5 coin pressed into a very long strip of steel", "Never seen"]
+RANDOM = np.random.default_rng(0)
+LOGITS = RANDOM.normal(0, 3, (400, 3)) - np.array([0, 0, 50])
+LABELS = (RANDOM.random(400) > apply_temperature(LOGITS, 2.0)[:, 0]).astype(int)
+FOLDS = np.arange(400) % 5
+CALIBRATION = calibration_report(LOGITS, LABELS, 2.0, FOLDS)
+COVERAGE = coverage_report(apply_temperature(LOGITS, 2.0), LABELS, FOLDS, 0.95, NAMES)
+DISTANCES = {"training": np.append(RANDOM.uniform(0.3, 1.05, 200), np.nan), "photographs": RANDOM.uniform(2, 90, 50)}
+COUNTS = {"held out": {"accept": (96, 1), "review": (3, 2), "unknown": (1, 0)}, "another mill": {"unknown": (10, 7)}}
+
+PLOTS: list[tuple[Callable[..., Figure], Any]] = [
+    (reliability_diagram, CALIBRATION),
+    (guard_distances, DISTANCES),
+    (coverage_bars, COVERAGE),
+    (verdict_bars, COUNTS),
+]
+
+
+def texts(figure: Figure) -> str:
+    from matplotlib.text import Text
+
+    return "\n".join(item.get_text() for item in figure.findobj(Text))
+
+
+@pytest.mark.parametrize(("plot", "content"), PLOTS)
+def test_file_is_whole_and_repeats(plot: Callable[..., Figure], content: Any, tmp_path: Path) -> None:
+    for name in ("one.png", "two.png"):
+        assert "A title" in texts(plot(content, tmp_path / name, "A title"))
+    Image.open(tmp_path / "one.png").verify()
+    assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
+
+
+def test_reliability_tells_both_errors(tmp_path: Path) -> None:
+    told = texts(reliability_diagram(CALIBRATION, tmp_path / "a.png", "t"))
+    for stage in ("before", "after"):
+        assert f"ECE {100 * CALIBRATION[stage]['ece']['value']:.2f} points" in told
+    assert "after (temperature 2.00)" in told
+
+
+def test_guard_shows_the_share_within_the_limit(tmp_path: Path) -> None:
+    told = texts(guard_distances(DISTANCES, tmp_path / "a.png", "t"))
+    share = 100 * (DISTANCES["training"][:-1] <= 1).mean()
+    assert f"training: {share:.1f} % of 200 within the limit" in told
+    assert "photographs: 0.0 % of 50 within the limit" in told
+    assert "beyond 6" in told
+
+
+@pytest.mark.parametrize("distances", [{}, {"training": np.array([np.nan])}])
+def test_guard_refuses_nothing(distances: dict, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="at least one series"):
+        guard_distances(distances, tmp_path / "a.png", "t")
+
+
+def test_coverage_leaves_out_absent_classes(tmp_path: Path) -> None:
+    told = texts(coverage_bars(COVERAGE, tmp_path / "a.png", "t"))
+    assert "Crazing" in told and "Never seen" not in told
+    assert f"exact: {COVERAGE['exact']['mean_size']:.3f} classes per image" in told
+
+
+def test_verdict_bars_add_up(tmp_path: Path) -> None:
+    figure = verdict_bars(COUNTS, tmp_path / "a.png", "t")
+    widths: dict[float, float] = {}
+    for patch in figure.axes[0].patches:
+        row = patch.get_y()
+        widths[row] = widths.get(row, 0) + patch.get_width()
+    assert all(width == pytest.approx(100) for width in widths.values()) and len(widths) == 2
+    assert "96.0 %" in texts(figure)

@@ -1,0 +1,142 @@
+"""Temperature and calibration figures: against closed forms, a textbook ECE and scikit-learn."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from metal_defects.trust.calibration import (
+    COLDEST,
+    HOTTEST,
+    apply_temperature,
+    brier,
+    calibration_report,
+    cross_fit,
+    expected_calibration_error,
+    fit_temperature,
+    negative_log_likelihood,
+)
+
+
+def draw(count: int, classes: int, heat: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Logits that are `heat` times too large, and labels drawn from the right probabilities."""
+    random = np.random.default_rng(seed)
+    true = random.normal(0, 2, (count, classes))
+    probabilities = apply_temperature(true, 1.0)
+    labels = (random.random(count)[:, None] > probabilities.cumsum(axis=1)).sum(axis=1)
+    return true * heat, np.minimum(labels, classes - 1)
+
+
+@pytest.mark.parametrize("heat", [0.5, 1.0, 3.0])
+def test_finds_the_temperature(heat: float) -> None:
+    logits, labels = draw(8000, 4, heat, 0)
+    assert fit_temperature(logits, labels) == pytest.approx(heat, rel=0.06)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 30.0, 1e6])
+def test_separable_data_does_not_run_to_zero(scale: float) -> None:
+    labels = np.arange(500) % 3
+    logits = np.eye(3)[labels] * scale
+    temperature = fit_temperature(logits, labels)
+    assert COLDEST <= temperature <= HOTTEST
+    if scale == 30.0:
+        # One in n + 2 goes by chance to any of the three, so the right one gets 1 - (2 / 3) / 502.
+        right = apply_temperature(logits, temperature)[0, labels[0]]
+        assert right == pytest.approx(1 - 2 / 3 / 502, rel=1e-4)
+
+
+@settings(max_examples=30, deadline=None)
+@given(count=st.integers(1, 40), classes=st.integers(2, 6), heat=st.floats(0.1, 10), seed=st.integers(0, 99))
+def test_temperature_keeps_every_answer(count: int, classes: int, heat: float, seed: int) -> None:
+    logits, labels = draw(count, classes, heat, seed)
+    temperature = fit_temperature(logits, labels)
+    assert COLDEST <= temperature <= HOTTEST
+    probabilities = apply_temperature(logits, temperature)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1)
+    assert (probabilities.argmax(axis=1) == logits.argmax(axis=1)).all()
+
+
+def test_shifted_logits_are_the_same() -> None:
+    logits, labels = draw(300, 4, 2.0, 1)
+    shifted = logits + np.random.default_rng(0).normal(0, 50, (300, 1))
+    assert fit_temperature(shifted, labels) == pytest.approx(fit_temperature(logits, labels), rel=1e-3)
+
+
+def test_ece_against_the_textbook() -> None:
+    logits, labels = draw(1000, 5, 2.0, 2)
+    probabilities = apply_temperature(logits, 1.0)
+    confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    edges = np.quantile(confidence, np.arange(1, 10) / 10)
+    which = np.searchsorted(edges, confidence)
+    gaps = [
+        (which == one).mean() * abs(confidence[which == one].mean() - correct[which == one].mean())
+        for one in range(10)
+    ]
+    found = expected_calibration_error(probabilities, labels, bins=10)
+    assert found["value"] == pytest.approx(sum(gaps), abs=1e-9)
+    assert found["low"] < found["value"] < found["high"]
+    assert [one["count"] for one in found["bins"]] == [100] * 10
+    assert found == expected_calibration_error(probabilities, labels, bins=10)
+
+
+def test_ece_of_certainty() -> None:
+    labels = np.arange(20) % 2
+    perfect = expected_calibration_error(np.eye(2)[labels], labels)
+    assert (perfect["value"], perfect["low"], perfect["high"]) == (0, 0, 0)
+    wrong = expected_calibration_error(np.eye(2)[1 - labels], labels)
+    assert (wrong["value"], wrong["low"], wrong["high"]) == (1, 1, 1)
+
+
+@pytest.mark.parametrize("count", [1, 2, 14, 16])
+def test_ece_of_few_images(count: int) -> None:
+    found = expected_calibration_error(np.full((count, 2), 0.5), np.zeros(count, int))
+    assert len(found["bins"]) == min(15, count)
+    assert sum(one["count"] for one in found["bins"]) == count
+
+
+def test_losses_against_scikit_learn() -> None:
+    from sklearn.metrics import brier_score_loss, log_loss
+
+    logits, labels = draw(200, 2, 1.5, 3)
+    probabilities = apply_temperature(logits, 1.0)
+    assert negative_log_likelihood(probabilities, labels) == pytest.approx(log_loss(labels, probabilities))
+    assert brier(probabilities, labels) == pytest.approx(2 * brier_score_loss(labels, probabilities[:, 1]))
+    assert np.isfinite(negative_log_likelihood(np.eye(2, dtype=np.float32)[[0]], np.array([1])))
+
+
+def test_cross_fit_never_sees_its_own_fold() -> None:
+    logits, labels = draw(400, 3, 2.0, 4)
+    folds = np.arange(400) % 4
+    before = cross_fit(logits, labels, folds)
+    changed = labels.copy()
+    changed[folds == 1] = (changed[folds == 1] + 1) % 3
+    after = cross_fit(logits, changed, folds)
+    np.testing.assert_array_equal(before[folds == 1], after[folds == 1])
+    assert not np.array_equal(before[folds == 0], after[folds == 0])
+
+
+def test_report_shows_the_gain() -> None:
+    logits, labels = draw(2000, 4, 4.0, 5)
+    report = calibration_report(logits, labels, fit_temperature(logits, labels), np.arange(2000) % 5)
+    before, after = report["before"], report["after"]
+    assert after["ece"]["value"] < before["ece"]["value"] / 3
+    assert after["negative_log_likelihood"] < before["negative_log_likelihood"]
+    assert after["brier"] < before["brier"]
+    assert report["errors"] == (logits.argmax(axis=1) != labels).sum()
+    one_fold = calibration_report(logits, labels, 4.0, np.zeros(2000))
+    assert one_fold["after"]["ece"]["value"] < before["ece"]["value"] / 3
+
+
+@pytest.mark.parametrize(
+    ("logits", "labels"),
+    [
+        (np.zeros((3, 2)), np.zeros(2, int)),
+        (np.zeros((0, 2)), np.zeros(0, int)),
+        (np.full((2, 2), np.nan), np.zeros(2, int)),
+        (np.zeros((2, 2)), np.array([0, 2])),
+        (np.zeros((2, 2)), np.zeros(2)),
+    ],
+)
+def test_refuses(logits: np.ndarray, labels: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="Got"):
+        fit_temperature(logits, labels)

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from metal_defects import __version__
-from metal_defects.data.manifest import ManifestRow
 from metal_defects.data.snapshots import load_labels, load_snapshot
 from metal_defects.evaluation.results import Decision, Evaluation
 from metal_defects.files import sha256_file

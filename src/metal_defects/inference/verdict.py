@@ -93,7 +93,7 @@ def decide(
     # Written so that NaN, which no comparison holds for, is never accepted.
     if distance is not None and not distance <= rules.unknown_distance:
         verdict = "unknown"
-        reason = f"this surface is unlike the training images: {_compare(distance, rules['unknown_distance'])}"
+        reason = f"this surface is unlike the training images: {_compare(distance, rules.unknown_distance)}"
     elif len(possible) > 1:
         verdict, reason = "review", _list_classes(names, probabilities[possible])
     elif not probabilities[order[0]] >= rules.min_confidence:
@@ -102,7 +102,7 @@ def decide(
         reason = f"the confidence is low: {names[0]} {shares[0]}, {shares[1]} wanted"
     elif distance is not None and rules.review_distance is not None and not distance <= rules.review_distance:
         verdict = "review"
-        reason = f"this surface is almost unlike the training images: {_compare(distance, rules['unknown_distance'])}"
+        reason = f"this surface is almost unlike the training images: {_compare(distance, rules.unknown_distance)}"
     return Verdict(verdict, reason, names)
 
 

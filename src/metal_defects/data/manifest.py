@@ -9,6 +9,8 @@ from pydantic import BeforeValidator
 from metal_defects.config import SplitName
 from metal_defects.records import Record
 
+SPLITS: tuple[SplitName, ...] = ("train", "valid", "test")
+
 
 def _read_json(value: Any) -> Any:
     return json.loads(value) if isinstance(value, str) else value

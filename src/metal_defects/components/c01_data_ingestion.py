@@ -146,7 +146,7 @@ def _describe_source(source: Source, image_set: ImageSet) -> dict[str, object]:
         "layout": image_set.layout,
         "classes": list(image_set.classes),
         "notice": source.notice,
-        "attempts": list(source.attempts),
+        "attempts": [attempt.model_dump() for attempt in source.attempts],
     }
 
 

@@ -5,22 +5,26 @@ import lzma
 import shutil
 import stat
 import tarfile
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from metal_defects.errors import DataError
-from metal_defects.files import sha256_file
+from metal_defects.files import atomic_folder, sha256_file
 from metal_defects.log import logger
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
 _DAMAGED = (
-    zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    gzip.BadGzipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    NotImplementedError,
 )
 _CHUNK = 1 << 20
 
@@ -99,26 +103,6 @@ def unpack(archive: Path, folder: Path, limits: UnpackLimits | None = None) -> N
         raise DataError(f"The archive is damaged or cut short; fetch it again. Got {archive} ({error}).") from error
     except (FileExistsError, NotADirectoryError) as error:
         raise DataError(f"The archive uses one name for a file and a folder. Got {error.filename} instead.") from error
-
-
-@contextmanager
-def atomic_folder(target: Path) -> Iterator[Path]:
-    """Yield a temporary sibling folder that becomes `target` when the block ends without an error.
-
-    Where another process was quicker, its `target` stays.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=target.parent))
-    try:
-        yield partial
-        partial.chmod(0o755)
-        try:
-            partial.rename(target)
-        except OSError:
-            if not target.is_dir():
-                raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _read_members(archive: Path) -> Iterator[_Member]:

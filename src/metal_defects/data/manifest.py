@@ -1,12 +1,14 @@
 """What stages 01 and 02 write about the images: one row for each, and where all of them come from."""
 
 import json
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import numpy as np
 from pydantic import BeforeValidator
 
 from metal_defects.records import Record
+
+if TYPE_CHECKING:
+    import numpy as np
 
 SplitName = Literal["train", "valid", "test"]
 
@@ -44,8 +46,10 @@ class ManifestRow(Record):
     boxes: Annotated[tuple[NamedBox, ...], BeforeValidator(_read_json)]
 
     @property
-    def box_shares(self) -> np.ndarray:
+    def box_shares(self) -> "np.ndarray":
         """Left, top, right, bottom of the boxes as shares of the image's sides, (n, 4)."""
+        import numpy as np  # the plan of a run reads this module and must not wait
+
         edges = np.array([(box.left, box.top, box.right, box.bottom) for box in self.boxes], float).reshape(-1, 4)
         return edges / np.array([self.width, self.height] * 2, float)
 

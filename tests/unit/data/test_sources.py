@@ -21,6 +21,7 @@ from support.file_server import FileServer, Page, closed_port, serve_files
 from metal_defects.config import DataSource, Settings, load_settings
 from metal_defects.data import sources, synthetic
 from metal_defects.data.sources import AUTO, SOURCE_TITLES, SOURCES, find_source, source_fingerprint
+from metal_defects.data.sources.base import SourceKind
 from metal_defects.download import DownloadError, UnavailableError
 from metal_defects.errors import DataError
 from metal_defects.log import logger
@@ -128,7 +129,10 @@ def test_offline_falls_back_to_synthetic_loudly(
     with caplog.at_level(logging.WARNING):
         found = find_source(make_settings(tmp_path))
     assert found.kind == "synthetic"
-    assert "SYNTHETIC" in found.notice
+    assert found.notice.startswith("No real images were found. The images are SYNTHETIC: ")
+    assert found.notice.endswith(
+        "Tried kaggle: www.kaggle.com must answer within 0.5 seconds. Got ConnectionError (offline?)."
+    )
     assert [record.message for record in caplog.records if record.levelno == logging.WARNING] == [found.notice]
     assert [attempt.source for attempt in found.attempts] == ["path", "download", "kaggle", "synthetic"]
     assert len(list(found.folder.rglob("*.png"))) == 6 * 4
@@ -220,7 +224,7 @@ def test_kaggle_error_is_told_and_leaves_nothing(
 def test_synthetic_on_request_and_for_other_classes(tmp_path: Path) -> None:
     settings = make_settings(tmp_path, source="synthetic")
     found = find_source(settings)
-    assert found.notice == "This is the built-in SYNTHETIC set: its results say nothing about real steel."
+    assert found.notice == "The images are SYNTHETIC: results say nothing about real steel."
     assert [attempt.source for attempt in found.attempts] == ["synthetic"]
     schema = settings.data_schema.model_copy(update={"classes": {"Weld": (), "Dent": ()}})
     with pytest.raises(DataError, match=r"six NEU classes.*without crazing"):
@@ -328,6 +332,17 @@ def test_the_settings_offer_the_sources_of_the_table() -> None:
     assert all(SOURCE_TITLES.values())
 
 
+def test_a_row_is_all_that_a_new_source_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shelf = SourceKind("shelf", "a shelf", lambda settings: settings.root / "shelf", lambda _: {"board": 3})
+    monkeypatch.setitem(SOURCES, shelf.kind, shelf)
+    settings = make_settings(tmp_path)
+    data = settings.config.data.model_copy(update={"source": "shelf"})
+    settings = settings.model_copy(update={"config": settings.config.model_copy(update={"data": data})})
+    found = find_source(settings)
+    assert (found.kind, found.folder, found.notice) == ("shelf", tmp_path / "shelf", None)
+    assert source_fingerprint(settings) == {"source": "shelf", "board": 3}
+
+
 @pytest.mark.parametrize("kind", sorted(SOURCES))
 def test_every_source_has_a_fingerprint_that_names_it(tmp_path: Path, kind: str) -> None:
     settings = make_settings(tmp_path, source=kind, path="mine", url="https://example.org/set.zip")
@@ -338,7 +353,7 @@ def test_no_source_is_left_to_try(tmp_path: Path, kaggle: list[str], monkeypatch
     monkeypatch.setitem(sys.modules, "kagglehub", None)
     settings = make_settings(tmp_path)
     schema = settings.data_schema.model_copy(update={"classes": {"Weld": (), "Dent": ()}})
-    with pytest.raises(DataError, match=r"--data FOLDER\. Got from path: .*kagglehub.*six NEU classes") as caught:
+    with pytest.raises(DataError, match=r"--data FOLDER\. Tried path: .*kagglehub.*six NEU classes") as caught:
         find_source(settings.model_copy(update={"data_schema": schema}))
     assert kaggle == []
     assert "\n" not in str(caught.value)

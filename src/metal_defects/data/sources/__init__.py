@@ -95,4 +95,4 @@ def _use(source: SourceKind, settings: Settings, notice: str | None, failed: Seq
 
 
 def _tell(failed: Sequence[Attempt]) -> str:
-    return " ".join(f"Got from {attempt.source}: {attempt.outcome}" for attempt in failed)
+    return " ".join(f"Tried {attempt.source}: {attempt.outcome}" for attempt in failed)

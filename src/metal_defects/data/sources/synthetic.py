@@ -43,5 +43,5 @@ SYNTHETIC = SourceKind(
     "drawn images",
     _fetch,
     _fingerprint,
-    notice="This is the built-in SYNTHETIC set: its results say nothing about real steel.",
+    notice="The images are SYNTHETIC: results say nothing about real steel.",
 )

@@ -9,8 +9,9 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 from metal_defects.errors import DataError
 from metal_defects.files import atomic_folder, sha256_file
@@ -123,7 +124,7 @@ def _read_zip(archive: Path) -> Iterator[_Member]:
             kind = stat.S_IFMT(info.external_attr >> 16)
             if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
                 raise _refuse(archive, info.filename, "is a link or a device")
-            yield _Member(info.filename, info.file_size, info.is_dir(), lambda info=info: stream.open(info))
+            yield _Member(info.filename, info.file_size, info.is_dir(), partial(stream.open, info))
 
 
 def _read_tar(archive: Path) -> Iterator[_Member]:
@@ -131,7 +132,9 @@ def _read_tar(archive: Path) -> Iterator[_Member]:
         for info in stream:
             if not (info.isfile() or info.isdir()):
                 raise _refuse(archive, info.name, "is a link or a device")
-            yield _Member(info.name, info.size, info.isdir(), lambda info=info: stream.extractfile(info))
+            # None for links and devices only
+            open_file = cast(Callable[[], IO[bytes]], partial(stream.extractfile, info))
+            yield _Member(info.name, info.size, info.isdir(), open_file)
 
 
 def _check_limits(archive: Path, count: int, total: int, archive_bytes: int, limits: UnpackLimits) -> None:

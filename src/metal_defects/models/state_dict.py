@@ -165,17 +165,17 @@ class _StateDictUnpickler(pickle.Unpickler):
         return tensor
 
 
-def _load(stream: "io.BytesIO | mmap.mmap") -> Any:
+def _load(stream: Any) -> Any:
     """The value of the next pickle in `stream`, which is left just behind it.
 
     Args:
-        stream: one that never allocates more than it holds, whatever length is asked of it.
+        stream: bytes in memory or a mapped file: neither allocates more than it holds, whatever length is asked of it.
     """
     start = stream.tell()
-    for opcode, argument, position in pickletools.genops(stream):
-        # The unpickler's memo grows to the highest number in the file, even one of 64 GB.
-        if opcode.name in ("PUT", "LONG_BINPUT") and argument > position:
-            raise ValueError(f"a pickle counts to {argument} within {position} bytes")
+    # The unpickler's memo grows to the highest number in the file, be it one of 64 GB.
+    numbers = [argument or 0 for opcode, argument, _ in pickletools.genops(stream) if "PUT" in opcode.name]
+    if max(numbers, default=0) > stream.tell() - start:
+        raise ValueError(f"a pickle counts to {max(numbers)} within {stream.tell() - start} bytes")
     stream.seek(start)
     return _StateDictUnpickler(stream).load()
 

@@ -126,6 +126,7 @@ def test_offline_falls_back_to_synthetic_loudly(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logger, "propagate", True)
+    monkeypatch.setattr(logger, "handlers", [])  # whatever earlier tests left there
     with caplog.at_level(logging.WARNING):
         found = find_source(make_settings(tmp_path))
     assert found.kind == "synthetic"

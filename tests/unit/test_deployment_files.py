@@ -19,7 +19,7 @@ TRAINING = {"tensorflow", "tensorflow-cpu", "keras", "scikit-learn", "scipy", "m
 NEED_TRAINING = {"metal_defects.trust.answer", "metal_defects.evaluation.adaptation"}
 # Where a package is imported by another name than it is installed by.
 IMPORT_NAMES = {"pillow": "PIL", "pyyaml": "yaml", "python-box": "box"}
-BROUGHT_ALONG = {"pandas", "altair"}  # by streamlit, whose elements take them
+BROUGHT_ALONG = {"pandas", "altair", "requests"}  # by streamlit
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from metal_defects.metrics import Metrics, Score
+from metal_defects.records import Record
 from metal_defects.report.findings import Findings
 
 SPLITS = ("train", "valid", "test")
@@ -30,7 +32,7 @@ class Case:
     others: tuple[str, ...]
 
 
-def count_images(found: Findings) -> list[tuple[str, ...]]:
+def count_images(found: Findings) -> list[tuple[str | int, ...]]:
     """Images by split, and boxes, of every class and of all: rows of a table."""
     counts = Counter((row.label, row.split) for row in found.manifest)
     boxes = Counter(box.label for row in found.manifest for box in row.boxes)
@@ -54,6 +56,11 @@ def group_mixed(found: Findings) -> list[tuple[str, str, int, str]]:
         if row.other_labels:
             groups.setdefault((row.label, ", ".join(row.other_labels)), []).append(Path(row.path).name)
     return [(*labels, len(names), ", ".join(names)) for labels, names in groups.items()]
+
+
+def list_fields(records: Sequence[Record]) -> list[tuple[Any, ...]]:
+    """The values of records of one kind: rows of a table."""
+    return [tuple(value for _, value in record) for record in records]
 
 
 def list_confusions(metrics: Metrics) -> list[tuple[str, str, int]]:

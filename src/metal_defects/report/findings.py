@@ -1,5 +1,6 @@
 """Everything that the report tells, as the stages left it: typed results, and where the pictures are."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,12 +27,10 @@ class Findings:
 
     Attributes:
         preprocessed: folder of stage 02; the paths of `images` start there.
-        data_plots, evaluation_plots: folders of PNG files.
-        base_folders: folder of stage 06, with leaderboard.png and a folder for each model.
-        tuning_plots: folder of stage 07.
-        predictions: folder of its predictions_<split>.csv.
+        data_plots, tuning_plots, evaluation_plots: folders of PNG files.
+        base_plots: folder with one folder of them for each base model.
+        predictions: folder of predictions_<split>.csv.
         command: that repeats the run.
-        versions: of libraries, by name.
     """
 
     source: SourceCard
@@ -45,13 +44,14 @@ class Findings:
     bundle: BundleCard
     preprocessed: Path
     data_plots: Path
-    base_folders: Path
+    leaderboard_plot: Path
+    base_plots: Path
     tuning_plots: Path
     predictions: Path
     evaluation_plots: Path
+    variants_plot: Path
     command: str
     seed: int
-    versions: dict[str, str]
     made: tuple[StageRecord, ...]
 
     @property
@@ -63,3 +63,7 @@ class Findings:
     def titles(self) -> dict[str, str]:
         """Titles of the models that were trained, by name."""
         return {model.name: model.title for model in self.leaderboard.models}
+
+    def list_titles(self, names: Sequence[str]) -> str:
+        """Titles of the named models, in one line."""
+        return ", ".join(self.titles[name] for name in names)

@@ -1,11 +1,9 @@
 """Pieces of a report: figures in words, and pictures small enough to embed."""
 
 import base64
-from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
@@ -78,8 +76,8 @@ def _encode(image: Image.Image, photo: bool) -> tuple[str, bytes]:
     return "jpeg", jpeg.getvalue()
 
 
-def show(value: Score | str | float | bool | Sequence[Any] | None) -> str:
-    """A value as people write it: a score as percent with its interval, a number with the digits that say something."""
+def show(value: Score | str | float | bool | None, digits: int = 4) -> str:
+    """A value as people write it: a score as percent with its interval, a number with its first `digits`."""
     if value is None:
         return "–"
     if isinstance(value, Score):
@@ -88,11 +86,9 @@ def show(value: Score | str | float | bool | Sequence[Any] | None) -> str:
         return value
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, Sequence):
-        return ", ".join(map(show, value))
     if value == int(value) and abs(value) < 1e6:
         return f"{value:,.0f}"
-    return f"{value:,.1f}" if abs(value) >= 100 else f"{value:.4g}"
+    return f"{value:,.1f}" if abs(value) >= 100 else f"{value:.{digits}g}"
 
 
 def percent(share: Score | float | None, digits: int = 1) -> str:

@@ -110,9 +110,7 @@ def _judge(metrics: Metrics, counts: VerdictCounts, is_demonstration: bool) -> t
     return "poor", f"Not good enough to work without a person. {text}."
 
 
-def _make_cards(
-    found: Findings, metrics: Metrics, basis: str, counts: VerdictCounts, judged: str
-) -> tuple[Card, ...]:
+def _make_cards(found: Findings, metrics: Metrics, basis: str, counts: VerdictCounts, judged: str) -> tuple[Card, ...]:
     """The big figures."""
     guard, ece = found.evaluation.guard, found.evaluation.calibration.after.ece
     seen = f"; out of fold {_show_interval(guard.accepted_out_of_fold)}" if guard.accepted_out_of_fold else ""

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from metal_defects.metrics import Metrics, Score
+from metal_defects.data.manifest import SPLITS
+from metal_defects.evaluation.cross_validation import Misjudged
+from metal_defects.metrics import Metrics, Misnamed, Score
 from metal_defects.records import Record
 from metal_defects.report.findings import Findings
 
-SPLITS = ("train", "valid", "test")
 MOST_PROBABILITIES = 4
 NEU_CLASSES = ("Crazing", "Inclusion", "Patches", "Pitted", "Rolled", "Scratches")
 NEU_IMAGES_PER_CLASS = 300
@@ -81,7 +82,7 @@ def list_misjudged(found: Findings) -> list[Case]:
     """
     pictures = {row.source: found.preprocessed / row.path for row in found.images}
     others = {row.path: row.other_labels for row in found.manifest}
-    judged = []
+    judged: list[tuple[Misjudged | Misnamed, str, dict[str, float]]] = []
     for case in found.evaluation.cross_validation.misjudged if found.out_of_fold else ():
         where = "cross-validation" + (f", {case.times} times" if case.times > 1 else "")
         judged.append((case, where, case.probabilities))

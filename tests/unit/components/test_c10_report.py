@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from support.evaluations import make_findings, write_findings
+from support.findings import make_findings, write_findings
 
 from metal_defects.components import c10_report
 from metal_defects.config import Settings

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from support.evaluations import CLASSES, COUNT, EVIL, SOURCES, WRONG, make_findings, make_metrics
+from support.evaluations import CLASSES, COUNT, EVIL, SOURCES, WRONG, make_metrics
+from support.findings import make_findings
 
 from metal_defects.report.chapters import count_images, group_mixed, list_confusions, list_misjudged
 

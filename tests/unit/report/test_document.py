@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from PIL import Image
 from support import PROJECT
-from support.evaluations import EVIL, draw, make_evaluation, make_findings, make_validation, make_verdicts
+from support.evaluations import EVIL, make_evaluation, make_verdicts
+from support.findings import draw, make_findings, make_validation
 
 from metal_defects.data.manifest import DataCard
 from metal_defects.data.validation import BalanceCheck

@@ -70,7 +70,8 @@ def _encode(image: Image.Image, photo: bool) -> tuple[str, bytes]:
     if photo:
         return "jpeg", jpeg.getvalue()
     method = Image.Quantize.MEDIANCUT
-    image.quantize(PLOT_COLOURS, method=method, dither=Image.Dither.NONE).save(png, "PNG", optimize=True)
+    # Not "optimize": it takes four times as long for 3 % fewer bytes.
+    image.quantize(PLOT_COLOURS, method=method, dither=Image.Dither.NONE).save(png, "PNG")
     if len(png.getvalue()) <= PNG_MAY_COST * len(jpeg.getvalue()):
         return "png", png.getvalue()
     return "jpeg", jpeg.getvalue()

@@ -5,21 +5,25 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 from support import PROJECT
 from support.dockerfile import Context, Stage, read_stages
 
 WORKFLOWS = sorted((PROJECT / ".github" / "workflows").glob("*.yml"))
+PACKAGE = PROJECT / "src" / "metal_defects"
 TRAINING = {"tensorflow", "tensorflow-cpu", "keras", "scikit-learn", "scipy", "matplotlib", "joblib", "torch"}
-# Imported where somebody asks for --runtime keras or --adapt.
-NEED_TRAINING = {"metal_defects.trust.answer", "metal_defects.evaluation.adaptation"}
 # Where a package is imported by another name than it is installed by.
-IMPORT_NAMES = {"pillow": "PIL", "pyyaml": "yaml", "python-box": "box"}
-BROUGHT_ALONG = {"pandas", "altair"}  # by streamlit, whose elements take them
+IMPORT_NAMES = {"pillow": "PIL", "pyyaml": "yaml", "python-box": "box", "scikit-learn": "sklearn"}
+# By streamlit, whose elements take them, and by matplotlib.
+BROUGHT_ALONG = {"pandas", "altair", "cycler"}
+# What each program imports when it starts, and the extra that has to bring it.
+PROGRAMS = {"cli.main": (), "api.server": ("serve",), "app.main": ("app",)}
 
 
 @pytest.fixture(scope="module")
@@ -82,13 +86,13 @@ def test_entrypoint_is_executable() -> None:
 
 def test_everything_that_is_copied_is_in_the_context(stages: list[Stage], context: Context) -> None:
     files = set(context.files())
-    sources = [source for text in stages[0].all("COPY") for source in text.split()[:-1]]
+    sources = _list_copied(stages)
     missing = [source for source in sources if not any(f"{file}/".startswith(f"{source}/") for file in files)]
     assert not missing
 
 
 def test_everything_in_the_context_is_copied(stages: list[Stage], context: Context) -> None:
-    sources = [source for text in stages[0].all("COPY") for source in text.split()[:-1]]
+    sources = _list_copied(stages)
     unused = [file for file in context.files() if not any(f"{file}/".startswith(f"{source}/") for source in sources)]
     assert not unused
 
@@ -108,55 +112,70 @@ def test_everything_in_the_context_is_copied(stages: list[Stage], context: Conte
         "tests/conftest.py",
         "research/notebook.ipynb",
         "requirements.txt",
+        "main.py",
+        "docs/index.md",
         "id_rsa",
         "config/.DS_Store",
         "src/metal_defects/__pycache__/cli.cpython-312.pyc",
         "src/metal_defects/api/__pycache__/routes.cpython-312.pyc",
-        "src/metal_defects/components/c06_model_training_evaluation.py",
-        "src/metal_defects/models/networks.py",
+        "src/metal_defects.egg-info/PKG-INFO",
     ],
 )
 def test_context_leaves_out(context: Context, path: str) -> None:
     assert not context.holds(path)
 
 
-def test_modules_of_the_image_import_no_module_outside_of_it(context: Context) -> None:
-    """What needs the training environment does; it says what is missing when somebody asks for it."""
-    files = {file for file in context.files() if file.endswith(".py")}
-    outside = {
-        (file, module)
-        for file in files - {"src/metal_defects/cli.py"}
-        for module in _list_imports(PROJECT / file)
-        if module.startswith("metal_defects.")
-        and module not in NEED_TRAINING
-        and not {f"src/{module.replace('.', '/')}.py", f"src/{module.replace('.', '/')}/__init__.py"} & files
-    }
-    assert not outside
+def test_image_holds_what_the_extras_of_serving_bring(stages: list[Stage]) -> None:
+    install = next(text for text in stages[0].all("RUN") if " install " in text)
+    assert '-c constraints.txt ".[serve,app]"' in install
+    settings = stages[-1].pairs("ENV")["METAL_DEFECTS_ROOT"]
+    assert settings.removeprefix("/opt/venv/") in _read_project()["tool"]["setuptools"]["data-files"]
 
 
-def test_serving_requirements_name_every_package_that_serving_imports(context: Context) -> None:
-    named = {IMPORT_NAMES.get(name, name.replace("-", "_")) for name in _read_pins("requirements-serve.txt")}
-    files = [file for file in context.files() if file.endswith(".py") and not file.startswith("docker/")]
-    imported = {module.split(".")[0] for file in files for module in _list_imports(PROJECT / file)}
-    allowed = {"metal_defects", "keras", "sklearn"} | BROUGHT_ALONG | set(sys.stdlib_module_names)
-    assert imported - named == imported & allowed
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_a_program_starts_with_what_its_extra_brings(program: str) -> None:
+    brought = _list_import_names("", *PROGRAMS[program])
+    assert not _follow_imports(program) - brought - BROUGHT_ALONG
 
 
-def test_serving_requirements_hold_nothing_of_training() -> None:
-    assert not TRAINING & set(_read_pins("requirements-serve.txt"))
+def test_every_imported_package_is_declared() -> None:
+    imported = {module.split(".")[0] for path in PACKAGE.rglob("*.py") for module in _list_imports(path)}
+    declared = _list_import_names("", "serve", "app", "train-base", "gpu")
+    assert imported - {"metal_defects"} - set(sys.stdlib_module_names) - BROUGHT_ALONG <= declared
 
 
-def test_a_package_has_one_version_in_all_requirements() -> None:
-    constraints = _read_pins("constraints.txt")
-    for path in PROJECT.glob("requirements*.txt"):
-        for name, versions in _read_pins(path.name).items():
-            assert versions <= constraints.get(name, versions), f"{path.name}: {name}"
-    assert set(_read_pins("requirements-serve.txt")) <= set(constraints)
+def test_only_training_brings_what_training_needs() -> None:
+    for extra in ("", "serve", "app"):
+        assert not TRAINING & {requirement.name for requirement in _read_requirements(extra)}
+
+
+def test_every_file_that_is_shipped_exists() -> None:
+    for patterns in _read_project()["tool"]["setuptools"]["data-files"].values():
+        assert all(list(PROJECT.glob(pattern)) for pattern in patterns)
+
+
+def test_every_requirement_is_pinned_within_its_range() -> None:
+    pins = _read_pins()
+    for extra in ("", "serve", "app", "train-base", "train", "dev"):
+        for requirement in _read_requirements(extra):
+            versions = pins[requirement.name.lower()]
+            assert all(requirement.specifier.contains(version) for version in versions), requirement
+
+
+@pytest.mark.parametrize("path", sorted(PROJECT.glob("requirements*.txt")), ids=lambda path: path.name)
+def test_requirements_name_extras_and_the_pins(path: Path) -> None:
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+    assert lines[0] == "-c constraints.txt"
+    extras = re.fullmatch(r"-e \.\[(.+)\]", lines[1])
+    assert extras is not None
+    assert set(extras[1].split(",")) <= set(_read_project()["project"]["optional-dependencies"])
+    assert len(lines) == 2
 
 
 def test_constraints_say_how_they_were_made() -> None:
     command = (PROJECT / "constraints.txt").read_text(encoding="utf-8").splitlines()[1]
-    for name in ("requirements.txt", "requirements-serve.txt", "requirements-test.txt", "-o constraints.txt"):
+    extras = tuple(f"--extra {extra}" for extra in ("train", "serve", "app", "dev"))
+    for name in ("pyproject.toml", *extras, "-o constraints.txt"):
         assert f" {name}" in command
 
 
@@ -230,25 +249,75 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
-def _read_pins(name: str) -> dict[str, set[str]]:
+def _read_project() -> dict[str, Any]:
+    return tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def _read_requirements(extra: str) -> list[Requirement]:
+    """What an extra brings, the base for ""; without the other extras of this project that it names."""
+    project = _read_project()["project"]
+    texts = project["optional-dependencies"][extra] if extra else project["dependencies"]
+    return [requirement for requirement in map(Requirement, texts) if requirement.name != project["name"]]
+
+
+def _list_import_names(*extras: str) -> set[str]:
+    names = {requirement.name for extra in extras for requirement in _read_requirements(extra)}
+    return {IMPORT_NAMES.get(name, name.replace("-", "_")) for name in names}
+
+
+def _read_pins() -> dict[str, set[str]]:
     """Versions by package."""
-    text = (PROJECT / name).read_text(encoding="utf-8")
+    text = (PROJECT / "constraints.txt").read_text(encoding="utf-8")
     pins: dict[str, set[str]] = {}
-    for package, version in re.findall(r"^([\w.-]+)(?:\[[\w-]+\])?==([\w.]+)", text, flags=re.MULTILINE):
+    for package, version in re.findall(r"^([\w.-]+)==([\w.]+)", text, flags=re.MULTILINE):
         pins.setdefault(package.lower(), set()).add(version)
     return pins
 
 
-def _list_imports(path: Path) -> set[str]:
-    """Modules that a file imports, at its top or inside of functions, unless only a type checker would."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-            node.body = []
+def _list_copied(stages: list[Stage]) -> list[str]:
+    """What COPY takes out of the context, in all stages."""
+    copied = [text for stage in stages for text in stage.all("COPY") if not text.startswith("--from=")]
+    return [source for text in copied for source in text.split()[:-1]]
+
+
+def _follow_imports(program: str) -> set[str]:
+    """Packages of others that are imported when a module of ours is, by it or by what it imports of ours."""
+    seen: set[str] = set()
+    waiting, others = [f"metal_defects.{program}"], set()
+    while waiting:
+        module = waiting.pop()
+        if module in seen:
+            continue
+        seen.add(module)
+        place = PACKAGE.joinpath(*module.split(".")[1:])
+        path = place.with_suffix(".py") if place.with_suffix(".py").is_file() else place / "__init__.py"
+        for name in _list_imports(path, within_functions=False):
+            if name.startswith("metal_defects"):
+                waiting.append(name)
+            else:
+                others.add(name.split(".")[0])
+    return others - set(sys.stdlib_module_names)
+
+
+def _list_imports(path: Path, within_functions: bool = True) -> set[str]:
+    """Modules that a file imports, unless only a type checker would."""
+    waiting: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
     found: set[str] = set()
-    for node in ast.walk(tree):
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not within_functions:
+            continue
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module)
+            # `from package import module` names a module only where there is a file of that name.
+            found |= {node.module}
+            found |= {f"{node.module}.{alias.name}" for alias in node.names if _is_ours(f"{node.module}.{alias.name}")}
+        waiting += ast.iter_child_nodes(node)
     return found
+
+
+def _is_ours(module: str) -> bool:
+    return PROJECT.joinpath("src", *module.split(".")).with_suffix(".py").is_file()

@@ -1,6 +1,6 @@
 """Generated reference: the parts of the documentation that are made from the program, as hooks of MkDocs.
 
-A page that holds `<!-- generated: settings -->` gets that table in its place; likewise `stages` and `commands`.
+A page that holds `<!-- generated: settings -->` gets that table in its place; so for every name in `GENERATORS`.
 """
 
 import re
@@ -146,14 +146,26 @@ def _show_value(value: Any) -> str:
 
 
 def show_stages() -> str:
-    """The table of the pipeline: what each stage does, which settings and files it reads, and what it writes."""
+    """The table of the pipeline: what each stage does, and which settings and things from outside it reads."""
     from metal_defects.pipeline.table import STAGES
 
-    rows = [
-        _row((f"`{stage.name}`", stage.summary, *map(_list_code, (stage.reads, stage.params, stage.writes))))
-        for stage in STAGES
-    ]
-    return "\n".join([*_head("stage", "what it does", "files it reads", "settings it reads", "files it writes"), *rows])
+    rows = []
+    for stage in STAGES:
+        outside = ", ".join(one.name for one in stage.outside) or "–"
+        rows.append(_row((f"`{stage.name}`", stage.summary, _list_code(stage.settings), outside)))
+    return "\n".join([*_head("stage", "what it does", "settings it reads", "reads from outside"), *rows])
+
+
+def show_artifacts() -> str:
+    """The catalogue: what each file holds, who writes it and who reads it."""
+    from metal_defects.pipeline.artifacts import ARTIFACTS
+    from metal_defects.pipeline.table import readers
+
+    rows = []
+    for artifact in ARTIFACTS:
+        file = f"`{artifact.writer}/`" if artifact.file == "." else f"`{artifact.name}`"
+        rows.append(_row((file, artifact.what, ", ".join(stage.number for stage in readers(artifact)) or "people")))
+    return "\n".join([*_head("file under artifacts/", "holds", "read by"), *rows])
 
 
 # --- commands --------------------------------------------------------------------------------
@@ -207,4 +219,9 @@ def _list_code(names: tuple[str, ...]) -> str:
     return "<br>".join(f"`{name}`" for name in names) or "–"
 
 
-GENERATORS = {"settings": show_settings, "stages": show_stages, "commands": show_commands}
+GENERATORS = {
+    "settings": show_settings,
+    "stages": show_stages,
+    "artifacts": show_artifacts,
+    "commands": show_commands,
+}

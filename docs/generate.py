@@ -52,8 +52,7 @@ def _show_file(part: str, file: str) -> str:
         section = key.partition(".")[0]
         default = _look_up(values, key, rule.get("default"))
         allowed = describe_rule(rule, schema)
-        note = notes.get(key) or rule.get("description", "")
-        note = "" if set(note.split(" | ")) == set(re.findall("`(.+?)`", allowed)) else note
+        note = _leave_out_choices(notes.get(key) or rule.get("description", ""), allowed)
         row = (f"`{key}`", f"`{_show_value(default)}`", allowed, note)
         sections.setdefault(section, []).append(_row(row))
     chapters = []
@@ -116,6 +115,14 @@ def read_comments(text: str) -> dict[str, str]:
             parts.append(below.strip(" #"))
         found[key] = " ".join(filter(None, parts))
     return found
+
+
+def _leave_out_choices(note: str, allowed: str) -> str:
+    """A comment without the list of choices that it begins with, when that says no more than what is allowed."""
+    begin = re.match(r"(\w+(?: \| \w+)+)[,:]?\s*", note)
+    if begin and set(begin[1].split(" | ")) == set(re.findall("`'?(.+?)'?`", allowed)):
+        return note[begin.end() :]
+    return note
 
 
 def _list_places(node: yaml.Node, above: str = "") -> Iterator[tuple[str, int]]:

@@ -88,6 +88,13 @@ def test_links_and_pictures_of_the_pages_at_the_top_lead_somewhere(name: str) ->
     assert [target for target in targets if "://" not in target and not (PROJECT / target).exists()] == []
 
 
+def test_files_that_a_recipe_names_exist() -> None:
+    text = (PROJECT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = {path for path in re.findall(r"`((?:src|tests)/[\w./]+\.py)`", text) if "name" not in Path(path).stem}
+    assert len(named) > 10
+    assert [path for path in sorted(named) if not (PROJECT / path).is_file()] == []
+
+
 @pytest.mark.slow
 def test_site_is_built_without_a_network_and_asks_for_none(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]

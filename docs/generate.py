@@ -14,7 +14,7 @@ import yaml
 PROJECT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(PROJECT / "src"))
 
-from metal_defects import config  # noqa: E402
+from metal_defects import config
 
 MODELS = {"config": config.Config, "params": config.Params, "schema": config.DataSchema}
 _BOUNDS = {

@@ -27,7 +27,6 @@ ENV PATH="/opt/venv/bin:$PATH" \
     HOME=/tmp \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
-    METAL_DEFECTS_ROOT=/opt/venv/share/metal-defects \
     MALLOC_ARENA_MAX=2 \
     METAL_DEFECTS__PATHS__LOGS=/tmp/logs \
     STREAMLIT_SERVER_HEADLESS=true \

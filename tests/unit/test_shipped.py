@@ -1,5 +1,6 @@
 """The settings and the model that come with the program are found wherever it is."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -15,6 +16,8 @@ from metal_defects.errors import ConfigError
 
 NAMES = ("params.yaml", "schema.yaml", "config/config.yaml", "bundles/neu", "bundles/neu/bundle.json")
 FIND = "import sys; from metal_defects.shipped import find_shipped; print(*map(find_shipped, sys.argv[1:]), sep='\\n')"
+PREDICT = "import sys; sys.argv[0] = 'metal-defects'; sys.argv.insert(1, 'predict'); "
+PREDICT += "from metal_defects.cli.main import main; main()"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -63,6 +66,9 @@ def test_an_installed_package_has_them_wherever_it_was_put(wheel: Path, tmp_path
     assert (place / shipped.SHARE / "bundles" / "neu" / "model.onnx").is_file()
     package = packages / "metal_defects"
     assert all(list(package.glob(pattern)) for pattern in ("report/templates/report.html*", "app/samples/*.png"))
+    sample = str(next(package.glob("app/samples/scratches_*.png")))
+    answer = _run(sys.executable, "-c", PREDICT, sample, "--json", cwd=tmp_path, PYTHONPATH=str(packages))
+    assert json.loads(answer)["label"] == "Scratches"
 
 
 def _pip(command: str, *options: str) -> None:

@@ -17,7 +17,7 @@ from metal_defects.inference.predictor import Failure, Predictor
 
 SAMPLES = Path(__file__).with_name("samples")
 _REFRESH_SECONDS = 0.15
-_UPLOAD, _CAMERA, _SAMPLES = Path(__file__).with_name("samples")
+_UPLOAD, _CAMERA, _SAMPLES = "Upload", "Camera", "Samples"
 _ICONS = {_UPLOAD: ":material/upload:", _CAMERA: ":material/photo_camera:", _SAMPLES: ":material/grid_view:"}
 
 

@@ -28,6 +28,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Range = Annotated[tuple[float, float], Field(description="low and high")]
+Classes = Literal["auto"] | dict[str, tuple[str, ...]]
 
 
 class _Frozen(BaseModel):
@@ -309,7 +310,7 @@ class SplitSchema(_Frozen):
 class DataSchema(_Frozen):
     """schema.yaml."""
 
-    classes: Literal["auto"] | dict[str, tuple[str, ...]]
+    classes: Classes
     image: ImageSchema
     split: SplitSchema
 

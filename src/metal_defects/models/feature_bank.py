@@ -1,11 +1,8 @@
 """Features of every image, computed once: one forward pass per view, kept on disk and keyed by content."""
 
-import os
 import shutil
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +17,7 @@ from metal_defects.log import logger, progress_bar
 from metal_defects.models.augmentation import augment
 from metal_defects.models.networks import build_feature_model, digest_weights, tap_slices
 from metal_defects.models.specs import Backbone
+from metal_defects.system import map_ordered
 
 if TYPE_CHECKING:
     import keras
@@ -183,19 +181,12 @@ def _run_pass(
 ) -> Iterator[np.ndarray]:
     """Features of one view of a split, in order and in batches; view 0 is clean. Every core works on its own batch."""
 
-    def compute(first: int, images: np.ndarray) -> np.ndarray:
+    def compute(batch: tuple[int, tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+        number, (images, _) = batch
         if view:
-            images = np.stack(
-                [augment(image, augmentation, (seed, view, first + index)) for index, image in enumerate(images)]
-            )
+            seeds = ((seed, view, number * BATCH + index) for index in range(len(images)))
+            images = np.stack([augment(image, augmentation, one) for image, one in zip(images, seeds, strict=True)])
         return run(images)
 
-    workers = os.cpu_count() or 1
-    waiting: deque[Future[np.ndarray]] = deque()
-    with ThreadPoolExecutor(workers) as pool:
-        for number, (images, _) in enumerate(load_snapshot(snapshots, split).batch(BATCH).as_numpy_iterator()):
-            waiting.append(pool.submit(compute, number * BATCH, images))
-            if len(waiting) > 2 * workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+    batches = enumerate(load_snapshot(snapshots, split).batch(BATCH).as_numpy_iterator())
+    return map_ordered(compute, batches)

@@ -11,7 +11,7 @@ import numpy as np
 
 from metal_defects.config import AugmentationParams
 from metal_defects.data.manifest import SPLITS
-from metal_defects.data.snapshots import load_snapshot
+from metal_defects.data.snapshots import load_snapshot, load_summary
 from metal_defects.files import read_json, sha256_json, write_json
 from metal_defects.log import logger, progress_bar
 from metal_defects.models.augmentation import augment
@@ -80,13 +80,13 @@ def load_or_extract(
         augmentation: what a view may change.
         seed: of the views.
     """
-    summary = read_json(snapshots / "snapshots.json")
+    summary = load_summary(snapshots)
     identity = {
         "backbone": backbone.name,
         "taps": list(backbone.taps),
         "scaling": [list(part) for part in backbone.scaling],
         "weights": digest_weights(network),
-        "images": {split: summary[split]["pixels_sha256"] for split in SPLITS},
+        "images": {split: getattr(summary, split).pixels_sha256 for split in SPLITS},
         "views": views,
         "augmentation": augmentation.model_dump() if views else None,
         "seed": seed if views else None,
@@ -113,7 +113,8 @@ def _extract(
     partial.mkdir(parents=True)
     model = build_feature_model(backbone, network, backbone.taps)
     engine, run = fastest_engine(model, partial)
-    counts = {split: read_json(snapshots / "snapshots.json")[split]["images"] for split in SPLITS}
+    summary = load_summary(snapshots)
+    counts = {split: getattr(summary, split).images for split in SPLITS}
     passes = [(split, view) for split in SPLITS for view in range(1 + (identity["views"] if split == "train" else 0))]
     features: dict[str, list[np.ndarray]] = {split: [] for split in SPLITS}
     clean_seconds = 0.0

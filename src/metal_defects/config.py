@@ -376,7 +376,7 @@ def load_settings(
         if not equals:
             raise ConfigError(f"--set needs KEY=VALUE, for example training.epochs=5. Got '{text}' instead.")
         _override(boxes, key.strip(), value, origin="--set")
-    models = {"config": Config, "params": Params, "schema": DataSchema}
+    models: dict[str, type[_Frozen]] = {"config": Config, "params": Params, "schema": DataSchema}
     parts = {name: _validate(model, boxes[name], FILES[name]) for name, model in models.items()}
     config = parts["config"]
     absolute = {name: root / path for name, path in config.paths}

@@ -1,11 +1,41 @@
 """What to do with an answer: accept it, have a person look at it, or admit that the surface is unknown."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from metal_defects.inference.card import VerdictRules
+
+
+@dataclass(frozen=True)
+class VerdictStyle:
+    """How a verdict is told: the one place for its words and its colour.
+
+    Attributes:
+        name: as it stands in answers and files.
+        title: for people, in the middle of a sentence.
+        advice: what follows from it, to be read after the title.
+        colour: of badges, cards and plots, as #RRGGBB; dark enough for white letters.
+        terminal: Rich's style for it.
+    """
+
+    name: str
+    title: str
+    advice: str
+    colour: str
+    terminal: str
+
+
+# From what nobody needs to look at to the gravest.
+VERDICTS: dict[str, VerdictStyle] = {
+    style.name: style
+    for style in (
+        VerdictStyle("accept", "accepted", "the answer can be used", "#2E7D54", "green"),
+        VerdictStyle("review", "to review", "a person should look", "#B4690E", "yellow"),
+        VerdictStyle("unknown", "unknown", "unlike the training images", "#6B4FA0", "magenta"),
+    )
+}
 COUNT_WORDS = ("no class is", "one class is", "two classes are", "three classes are", "four classes are")
 MOST_LISTED = 4
 
@@ -15,7 +45,7 @@ class Verdict:
     """The advice that goes with an answer.
 
     Attributes:
-        verdict: "accept", "review" (a person should look) or "unknown" (not a surface that the model was trained on).
+        verdict: a key of `VERDICTS`.
         reason: in words; None where the answer is accepted.
         prediction_set: classes that cannot be ruled out, most probable first; never empty.
     """
@@ -45,7 +75,7 @@ def possible_classes(probabilities: np.ndarray, threshold: float) -> np.ndarray:
 
 
 def decide(
-    probabilities: np.ndarray, distance: float | None, classes: Sequence[str], rules: Mapping[str, Any]
+    probabilities: np.ndarray, distance: float | None, classes: Sequence[str], rules: VerdictRules
 ) -> Verdict:
     """Apply the rules, the gravest first.
 
@@ -53,27 +83,26 @@ def decide(
         probabilities: calibrated, of every class, (C,).
         distance: of the guard; None where there is no guard.
         classes: C names.
-        rules: `unknown_distance` (beyond it: unknown), `review_distance` (beyond it: review; None for no such band),
-            `min_confidence` (below it: review) and `set_threshold` (see `possible_classes`; two of them: review).
+        rules: limits of the distance and of the confidence; two classes that reach `set_threshold` mean review.
     """
     order = np.argsort(-probabilities, kind="stable")
-    sets = possible_classes(probabilities[None], rules["set_threshold"])[0]
+    sets = possible_classes(probabilities[None], rules.set_threshold)[0]
     possible = [index for index in order if sets[index]]
     names = tuple(classes[index] for index in possible)
     verdict, reason = "accept", None
     # Written so that NaN, which no comparison holds for, is never accepted.
-    if distance is not None and not distance <= rules["unknown_distance"]:
+    if distance is not None and not distance <= rules.unknown_distance:
         verdict = "unknown"
-        reason = f"this surface is unlike the training images: {_compare(distance, rules['unknown_distance'])}"
+        reason = f"this surface is unlike the training images: {_compare(distance, rules.unknown_distance)}"
     elif len(possible) > 1:
         verdict, reason = "review", _list_classes(names, probabilities[possible])
-    elif not probabilities[order[0]] >= rules["min_confidence"]:
+    elif not probabilities[order[0]] >= rules.min_confidence:
         verdict = "review"
-        shares = _tell_apart(float(probabilities[order[0]]), rules["min_confidence"], digits=2)
+        shares = _tell_apart(float(probabilities[order[0]]), rules.min_confidence, digits=2)
         reason = f"the confidence is low: {names[0]} {shares[0]}, {shares[1]} wanted"
-    elif distance is not None and rules["review_distance"] is not None and not distance <= rules["review_distance"]:
+    elif distance is not None and rules.review_distance is not None and not distance <= rules.review_distance:
         verdict = "review"
-        reason = f"this surface is almost unlike the training images: {_compare(distance, rules['unknown_distance'])}"
+        reason = f"this surface is almost unlike the training images: {_compare(distance, rules.unknown_distance)}"
     return Verdict(verdict, reason, names)
 
 

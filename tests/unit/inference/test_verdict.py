@@ -9,19 +9,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metal_defects.inference.verdict import decide, possible_classes
+from metal_defects.inference.card import VerdictRules
+from metal_defects.inference.verdict import VERDICTS, decide, possible_classes
 
 CLASSES = ("Crazing", "Inclusion", "Scratches")
-RULES = {"unknown_distance": 1.0, "review_distance": 0.9, "min_confidence": 0.5, "set_threshold": 0.9}
-VERDICTS = ("accept", "review", "unknown")
+RULES = VerdictRules(unknown_distance=1.0, review_distance=0.9, min_confidence=0.5, set_threshold=0.9)
+GRAVITY = tuple(VERDICTS)
 shares = st.lists(st.floats(0, 1), min_size=3, max_size=3).filter(lambda row: sum(row) > 0).map(
     lambda row: np.array(row) / sum(row)
 )  # fmt: skip
 distances = st.none() | st.floats(0, 10)
-rules = st.fixed_dictionaries({
-    "unknown_distance": st.floats(0.1, 5), "review_distance": st.none() | st.floats(0.1, 5),
-    "min_confidence": st.floats(0, 1), "set_threshold": st.floats(0, 1),
-})  # fmt: skip
+rules = st.builds(
+    VerdictRules,
+    unknown_distance=st.floats(0.1, 5),
+    review_distance=st.none() | st.floats(0.1, 5),
+    min_confidence=st.floats(0, 1),
+    set_threshold=st.floats(0, 1),
+)
 
 
 @pytest.mark.parametrize(
@@ -42,43 +46,43 @@ def test_words(probabilities: list[float], distance: float | None, verdict: str,
 
 
 def test_low_confidence_has_words() -> None:
-    found = decide(np.array([0.05, 0.03, 0.92]), 0.4, CLASSES, RULES | {"min_confidence": 0.95})
+    found = decide(np.array([0.05, 0.03, 0.92]), 0.4, CLASSES, RULES.model_copy(update={"min_confidence": 0.95}))
     assert (found.verdict, found.reason) == ("review", "the confidence is low: Scratches 0.92, 0.95 wanted")
 
 
 def test_shares_never_read_as_certain_or_impossible() -> None:
-    found = decide(np.array([0.0004, 0.0, 0.9996]), None, CLASSES, RULES | {"set_threshold": 0.0002})
+    found = decide(np.array([0.0004, 0.0, 0.9996]), None, CLASSES, RULES.model_copy(update={"set_threshold": 0.0002}))
     assert found.reason == "two classes are possible: Scratches 0.9996, Crazing 0.0004"
 
 
 def test_many_classes_are_cut_short() -> None:
     names = [f"c{index}" for index in range(20)]
-    found = decide(np.full(20, 0.05), None, names, RULES | {"set_threshold": 0.05})
+    found = decide(np.full(20, 0.05), None, names, RULES.model_copy(update={"set_threshold": 0.05}))
     assert found.reason == "20 classes are possible: c0 0.05, c1 0.05, c2 0.05, c3 0.05, and 16 more"
     assert found.prediction_set == tuple(names)
 
 
 @given(shares, distances, rules)
-def test_rules_hold(probabilities: np.ndarray, distance: float | None, limits: dict) -> None:
+def test_rules_hold(probabilities: np.ndarray, distance: float | None, limits: VerdictRules) -> None:
     found = decide(probabilities, distance, CLASSES, limits)
     assert found.verdict in VERDICTS
     assert (found.reason is None) == (found.verdict == "accept")
     assert found.prediction_set[0] == CLASSES[int(probabilities.argmax())]
-    assert (found.verdict == "unknown") == (distance is not None and distance > limits["unknown_distance"])
+    assert (found.verdict == "unknown") == (distance is not None and distance > limits.unknown_distance)
     if found.verdict == "accept":
-        assert len(found.prediction_set) == 1 and probabilities.max() >= limits["min_confidence"]
-        assert distance is None or limits["review_distance"] is None or distance <= limits["review_distance"]
+        assert len(found.prediction_set) == 1 and probabilities.max() >= limits.min_confidence
+        assert distance is None or limits.review_distance is None or distance <= limits.review_distance
 
 
 @given(shares, st.floats(0, 10), st.floats(0, 10), rules)
-def test_farther_is_never_better(probabilities: np.ndarray, one: float, other: float, limits: dict) -> None:
+def test_farther_is_never_better(probabilities: np.ndarray, one: float, other: float, limits: VerdictRules) -> None:
     near, far = (decide(probabilities, d, CLASSES, limits).verdict for d in sorted((one, other)))
-    assert VERDICTS.index(near) <= VERDICTS.index(far)
+    assert GRAVITY.index(near) <= GRAVITY.index(far)
 
 
 @given(shares, distances, rules, st.permutations(range(3)))
 def test_order_of_the_classes_does_not_matter(
-    probabilities: np.ndarray, distance: float | None, limits: dict, order: list[int]
+    probabilities: np.ndarray, distance: float | None, limits: VerdictRules, order: list[int]
 ) -> None:
     if len(set(probabilities.round(6))) < 3:
         return

@@ -27,6 +27,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Range = Annotated[tuple[float, float], Field(description="low and high")]
+Classes = Literal["auto"] | dict[str, tuple[str, ...]]
 
 
 class _Frozen(BaseModel):
@@ -146,10 +147,6 @@ class DataIngestionParams(_Frozen):
 class DataPreprocessingParams(_Frozen):
     image_size: Annotated[int, Field(ge=64, le=1024, multiple_of=32)]
     resize: Literal["nearest", "bilinear", "bicubic", "lanczos"]
-
-
-class DatasetLoaderParams(_Frozen):
-    batch_size: Annotated[int, Field(ge=1, le=1024)]
 
 
 class ModelBuilderParams(_Frozen):
@@ -286,7 +283,6 @@ class Params(_Frozen):
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)]
     data_ingestion: DataIngestionParams
     data_preprocessing: DataPreprocessingParams
-    dataset_loader: DatasetLoaderParams
     model_builder: ModelBuilderParams
     callbacks: CallbacksParams
     training: TrainingParams
@@ -313,7 +309,7 @@ class SplitSchema(_Frozen):
 class DataSchema(_Frozen):
     """schema.yaml."""
 
-    classes: Literal["auto"] | dict[str, tuple[str, ...]]
+    classes: Classes
     image: ImageSchema
     split: SplitSchema
 

@@ -1,9 +1,10 @@
-"""One log file with everything, one terminal with what matters, and progress bars with time left."""
+"""Logging: one file with everything, one terminal with what matters, and progress with the time left."""
 
 import logging
 import os
 import sys
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
@@ -11,10 +12,24 @@ from typing import TypeVar
 
 from rich.console import Console
 from rich.logging import RichHandler
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 Item = TypeVar("Item")
 LOG_FILE = "metal_defects.log"
+# Without a terminal: a line for each task so often, and one at its end if it took at least that long.
+LINE_SECONDS = 30.0
+LONG_SECONDS = 5.0
+# The time left follows from the speed of this time: a step of a slow task takes minutes.
+SPEED_SECONDS = 600.0
 console = Console()
 logger = logging.getLogger("metal_defects")
 
@@ -79,12 +94,23 @@ def library_noise_to(path: Path) -> Iterator[None]:
 
 @contextmanager
 def progress_bar() -> Iterator[Progress]:
-    """A Rich progress display with counts, elapsed time and time left; silent where output is not a terminal."""
+    """A progress display with counts, elapsed time and time left; lines in the log where output is no terminal.
+
+    Give each task a `note=`, which may be empty.
+    """
+    if not console.is_terminal:
+        with _progress_lines() as lines:
+            yield lines
+        return
     columns = (
-        TextColumn("  {task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
-        TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+        TextColumn("  {task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with Progress(*columns, console=console, transient=True, speed_estimate_period=SPEED_SECONDS) as bar:
         yield bar
 
 
@@ -95,3 +121,66 @@ def track(items: Iterable[Item], description: str, total: int) -> Iterator[Item]
         for item in items:
             yield item
             bar.advance(task)
+
+
+class ProgressLines(Progress):
+    """What a person reads of the progress in a file: a line now and then in place of a bar.
+
+    Args:
+        get_time: a clock, in seconds.
+    """
+
+    def __init__(self, get_time: Callable[[], float] | None = None) -> None:
+        super().__init__(console=console, disable=True, speed_estimate_period=SPEED_SECONDS, get_time=get_time)
+
+    def remove_task(self, task_id: TaskID) -> None:
+        self._close(self._tasks[task_id])
+        super().remove_task(task_id)
+
+    def report(self) -> None:
+        """Log a line for each task that is not finished."""
+        for task in self.tasks:
+            if not task.finished:
+                left = [] if task.time_remaining is None else [f"{format_seconds(task.time_remaining)} left"]
+                _log_progress(task, *left)
+
+    def close(self) -> None:
+        """Log the last line of each task that took long."""
+        for task in self.tasks:
+            self._close(task)
+
+    def _close(self, task: Task) -> None:
+        if (task.finished_time or task.elapsed or 0) >= LONG_SECONDS:
+            _log_progress(task)
+
+
+def format_seconds(seconds: float) -> str:
+    """A duration for people: seconds up to two minutes, then minutes and seconds."""
+    whole = round(seconds)
+    return f"{whole} s" if whole < 120 else f"{whole // 60} min {whole % 60} s"
+
+
+def _log_progress(task: Task, *more: str) -> None:
+    count = f"{task.completed:.0f}" if task.total is None else f"{task.completed:.0f} of {task.total:.0f}"
+    parts = [count, format_seconds(task.finished_time or task.elapsed or 0), *more]
+    parts += [task.fields["note"]] if task.fields["note"] else []
+    logger.info("   %s: %s", task.description, ", ".join(parts))
+
+
+@contextmanager
+def _progress_lines() -> Iterator[ProgressLines]:
+    """Lines by a thread of their own: a step may take longer than the time between two of them."""
+    lines, ended = ProgressLines(), threading.Event()
+
+    def report_regularly() -> None:
+        while not ended.wait(LINE_SECONDS):
+            lines.report()
+
+    thread = threading.Thread(target=report_regularly, daemon=True)
+    thread.start()
+    try:
+        yield lines
+    finally:
+        ended.set()
+        thread.join()
+    lines.close()

@@ -14,7 +14,6 @@ the sample it can only answer [1, 1], whatever the size of the sample.
 
 from collections.abc import Sequence
 from statistics import NormalDist
-from typing import Any
 
 import numpy as np
 
@@ -96,21 +95,14 @@ def classification_metrics(
     probabilities: np.ndarray,
     class_names: Sequence[str],
     confidence: float = DEFAULT_CONFIDENCE,
-) -> dict[str, Any]:
-    """Everything that is reported about one model on one split, ready for JSON.
+) -> Metrics:
+    """Everything that is reported about one model on one split.
 
     Args:
         labels: true classes, (N,), integers in [0, C).
         probabilities: of each class, (N, C), in [0, 1], rows adding up to 1. The largest decides, the first of equals.
         class_names: C distinct names, at least 2.
         confidence: level of all intervals, in (0, 1).
-
-    Returns:
-        `n`, `correct`, `confidence`, `log_loss` (nats), `accuracy`, `macro_precision`, `macro_recall`, `macro_f1`
-        (each {"value", "low", "high"}), `per_class` ([{"name", "support", "precision", "recall", "f1"}], in the order
-        of the classes), `class_names`, `absent_classes` (names without an image in the split: their undefined scores
-        read 0 within [0, 1], and macro averages leave them out), `confusion_matrix` (C x C counts, rows: true) and
-        `misjudged` (positions in `labels`).
 
     Raises:
         ValueError: an argument has another shape, type or range.
@@ -145,23 +137,48 @@ def classification_metrics(
     }
     correct = int(hits.sum())
     low, high = accuracy_interval(correct, len(labels), confidence)
-    return {
-        "n": len(labels),
-        "correct": correct,
-        "confidence": confidence,
-        "accuracy": {"value": correct / len(labels), "low": low, "high": high},
+    return Metrics(
+        n=len(labels),
+        correct=correct,
+        confidence=confidence,
+        accuracy=Score(value=correct / len(labels), low=low, high=high),
         **macro,
-        "log_loss": float(log_loss(labels, probabilities, labels=classes)),
-        "class_names": list(class_names),
-        "absent_classes": [name for name, here in zip(class_names, present, strict=True) if not here],
-        "per_class": [
-            {"name": name, "support": int(support[index])}
-            | {score: _as_dict(triples[index]) for score, triples in scores.items()}
+        log_loss=float(log_loss(labels, probabilities, labels=classes)),
+        class_names=tuple(class_names),
+        absent_classes=tuple(name for name, here in zip(class_names, present, strict=True) if not here),
+        per_class=tuple(
+            ClassScores(
+                name=name,
+                support=int(support[index]),
+                **{score: _as_score(triples[index]) for score, triples in scores.items()},
+            )
             for index, name in enumerate(class_names)
-        ],
-        "confusion_matrix": matrix.tolist(),
-        "misjudged": np.flatnonzero(predicted != labels).tolist(),
-    }
+        ),
+        confusion_matrix=tuple(map(tuple, matrix.tolist())),
+        misjudged=tuple(np.flatnonzero(predicted != labels).tolist()),
+    )
+
+
+def image_losses(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """Log loss of every image in nats, float64 (images,).
+
+    Args:
+        labels: true classes, integers, (images,).
+        probabilities: of each class, (images, classes).
+    """
+    true = probabilities[np.arange(len(labels)), labels].astype(np.float64)
+    # What a float32 softmax can no longer tell from 0.
+    return -np.log(np.maximum(true, 1e-12))
+
+
+def share(hits: int, total: int) -> Score:
+    """A proportion with its 95 % Wilson interval and the number of images behind it.
+
+    Raises:
+        ValueError: not 0 <= hits <= total with total >= 1.
+    """
+    low, high = accuracy_interval(hits, total)
+    return Score(value=hits / total, low=low, high=high, n=total)
 
 
 def accuracy_interval(correct: int, total: int, confidence: float = DEFAULT_CONFIDENCE) -> tuple[float, float]:
@@ -176,10 +193,11 @@ def accuracy_interval(correct: int, total: int, confidence: float = DEFAULT_CONF
     return float(low[0]), float(high[0])
 
 
-def format_accuracy(metrics: dict[str, Any]) -> str:
+def format_accuracy(metrics: Metrics) -> str:
     """Accuracy with its interval in percent, and the counts: "100.0 % (94.9–100.0), 72/72"."""
-    value, low, high = (_percent(metrics["accuracy"][key]) for key in ("value", "low", "high"))
-    return f"{value} % ({low}–{high}), {metrics['correct']}/{metrics['n']}"
+    accuracy = metrics.accuracy
+    value, low, high = (_percent(part) for part in (accuracy.value, accuracy.low, accuracy.high))
+    return f"{value} % ({low}–{high}), {metrics.correct}/{metrics.n}"
 
 
 def _percent(share: float) -> str:
@@ -212,7 +230,7 @@ def _triples(values: np.ndarray, limits: np.ndarray) -> np.ndarray:
 
 def _macro(
     values: np.ndarray, hits: np.ndarray, totals: np.ndarray, critical: float, are_f1: bool
-) -> dict[str, float]:
+) -> Score:
     """Mean of the `values`, (C,), of proportions `hits` / `totals`, or of F1 scores with these as J; and its limits."""
     pseudo = critical**2 / (2 * len(values))
     share = (hits + pseudo) / (totals + 2 * pseudo)
@@ -223,11 +241,12 @@ def _macro(
         share = 2 * share / (1 + share)
     half = critical * np.sqrt(variance.sum()) / len(values)
     limits = np.clip([[share.mean() - half], [share.mean() + half]], 0.0, 1.0)
-    return _as_dict(_triples(values.mean(keepdims=True), limits)[0])
+    return _as_score(_triples(values.mean(keepdims=True), limits)[0])
 
 
-def _as_dict(triple: np.ndarray) -> dict[str, float]:
-    return dict(zip(("value", "low", "high"), triple.tolist(), strict=True))
+def _as_score(triple: np.ndarray) -> Score:
+    value, low, high = triple.tolist()
+    return Score(value=value, low=low, high=high)
 
 
 def _check(labels: np.ndarray, probabilities: np.ndarray, class_names: Sequence[str]) -> None:

@@ -3,12 +3,24 @@
 import logging
 import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support import PROJECT
 
-from metal_defects.log import library_noise_to, logger, setup_logging, track
+from metal_defects import log
+from metal_defects.log import (
+    ProgressLines,
+    format_seconds,
+    library_noise_to,
+    logger,
+    progress_bar,
+    setup_logging,
+    track,
+)
 
 LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} (DEBUG|INFO|WARNING|ERROR) \d+ \w+ .+")
 
@@ -67,14 +79,12 @@ def test_verbose_adds_details_to_the_terminal(tmp_path: Path, capsys: pytest.Cap
 @pytest.mark.parametrize(("level", "count"), [("DEBUG", 3), ("INFO", 2), ("WARNING", 1), ("ERROR", 0)])
 def test_level_is_that_of_the_file(level: str, count: int, tmp_path: Path) -> None:
     path = start(tmp_path, level)
-    for log in (logger.debug, logger.info, logger.warning):
-        log("event")
+    for tell in (logger.debug, logger.info, logger.warning):
+        tell("event")
     assert len(path.read_text().splitlines()) == count
 
 
-def test_traceback_goes_to_the_file_and_not_to_the_terminal(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_traceback_goes_to_the_file_and_not_to_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = start(tmp_path)
     try:
         raise RuntimeError("broken wheel")
@@ -131,3 +141,109 @@ def test_library_noise_goes_to_its_file_even_from_c(tmp_path: Path, capfd: pytes
 
 def test_tracked_items_come_through_unchanged() -> None:
     assert list(track(iter(range(5)), "Counting", 5)) == [0, 1, 2, 3, 4]
+
+
+# --- progress without a terminal -------------------------------------------------------------
+
+
+class Clock:
+    """Seconds that pass only when they are told to."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def read_lines(path: Path) -> list[str]:
+    return [line.split(" test_log ")[-1].split(" log ")[-1].strip() for line in path.read_text().splitlines()]
+
+
+def test_a_line_tells_count_time_and_time_left(tmp_path: Path) -> None:
+    path, clock = start(tmp_path), Clock()
+    lines = ProgressLines(clock)
+    maps = lines.add_task("Feature maps", total=1656, note="")
+    lines.report()
+    for clock.now in range(1, 13):
+        lines.advance(maps, 50)
+    lines.report()
+    assert read_lines(path) == ["Feature maps: 0 of 1656, 0 s", "Feature maps: 600 of 1656, 12 s, 22 s left"]
+
+
+def test_what_was_done_before_does_not_shorten_the_time_left(tmp_path: Path) -> None:
+    """Resumed trials are reported at once: they say nothing of how long one takes."""
+    path, clock = start(tmp_path), Clock()
+    lines = ProgressLines(clock)
+    trials = lines.add_task("Trials", total=20, note="score 0.1")
+    lines.update(trials, completed=10)
+    for clock.now in (100, 200):
+        lines.advance(trials)
+    lines.report()
+    assert read_lines(path) == ["Trials: 12 of 20, 3 min 20 s, 13 min 20 s left, score 0.1"]
+
+
+def test_a_long_task_has_a_last_line_and_a_short_one_none(tmp_path: Path) -> None:
+    path, clock = start(tmp_path), Clock()
+    lines = ProgressLines(clock)
+    short, long, stopped = (lines.add_task(name, total=2, note="") for name in ("short", "long", "stopped early"))
+    clock.now = 2
+    lines.update(short, completed=2)
+    clock.now = 9
+    lines.update(long, advance=2, note="loss 0.2")
+    lines.update(stopped, advance=1)
+    lines.remove_task(stopped)
+    clock.now = 60
+    lines.report()
+    lines.close()
+    assert read_lines(path) == ["stopped early: 1 of 2, 9 s", "long: 2 of 2, 9 s, loss 0.2"]
+
+
+def test_a_size_that_is_not_known_is_left_out(tmp_path: Path) -> None:
+    path, lines = start(tmp_path), ProgressLines(Clock())
+    lines.advance(lines.add_task("Downloading (MB)", total=None, note=""), 7)
+    lines.report()
+    assert read_lines(path) == ["Downloading (MB): 7, 0 s"]
+
+
+def test_an_error_is_not_told_as_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log, "LONG_SECONDS", 0)
+    path = start(tmp_path)
+    with pytest.raises(ZeroDivisionError), progress_bar() as bar:
+        bar.add_task("Training", total=2, note="")
+        raise ZeroDivisionError
+    assert read_lines(path) == []
+
+
+def test_quick_work_stays_quiet(tmp_path: Path) -> None:
+    path = start(tmp_path)
+    assert list(track(range(100), "Counting", 100)) == list(range(100))
+    assert read_lines(path) == []
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0 s"), (31, "31 s"), (119.4, "119 s"), (120, "2 min 0 s"), (3671, "61 min 11 s")]
+)
+def test_durations_are_for_people(seconds: float, text: str) -> None:
+    assert format_seconds(seconds) == text
+
+
+SCRIPT = """
+import sys, time
+from pathlib import Path
+from metal_defects import log
+log.LINE_SECONDS, log.LONG_SECONDS = 0.2, 0.5
+log.setup_logging(Path(sys.argv[1]), "INFO", 100_000, 1)
+for _ in log.track(range(2), "One long step", 2):
+    time.sleep(0.5)
+"""
+
+
+def test_a_step_that_takes_long_is_not_silent_where_output_is_piped(tmp_path: Path) -> None:
+    run = [sys.executable, "-c", SCRIPT, str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT / "src")}
+    printed = subprocess.run(run, capture_output=True, text=True, check=True, timeout=60, env=environment).stdout
+    lines = [line.strip() for line in printed.splitlines()]
+    assert lines == read_lines(tmp_path / "metal_defects.log")
+    assert lines[0].startswith("One long step: 0 of 2, ")
+    assert len([line for line in lines if line.startswith("One long step: 1 of 2, ")]) >= 1
+    assert lines[-1] == "One long step: 2 of 2, 1 s"

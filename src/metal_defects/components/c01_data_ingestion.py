@@ -1,37 +1,37 @@
 """Stage 01: find the images, open every one of them, and write down what is there and who goes where."""
 
-import csv
-import io
-import json
 import logging
-import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import astuple, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from metal_defects.config import DataSchema, ImageSchema, normalise_name
+from metal_defects.config import Classes, DataSchema, ImageSchema, normalise_name
 from metal_defects.data.annotations import Boxes, choose_annotation, read_boxes
 from metal_defects.data.duplicates import ImagePrint, find_matches, group_matches, take_print
 from metal_defects.data.imaging import ImageError, decode_image
-from metal_defects.data.layouts import ImageSet, LabelledFile, RejectedFile, read_image_set
-from metal_defects.data.sources import Source, find_source
+from metal_defects.data.layouts import ImageSet, LabelledFile, read_image_set
+from metal_defects.data.manifest import Attempt, LeftOut, ManifestRow, SourceCard
+from metal_defects.data.sources import Source
 from metal_defects.data.splits import Assignment, Item, assign_splits
 from metal_defects.data.validation import (
+    ValidationReport,
+    check_balance,
     check_boxes,
     check_copies,
     check_labels,
+    check_minimum,
     check_quarantine,
     check_split,
-    make_report,
+    count_images,
+    require_passed,
 )
-from metal_defects.files import sha256_file, write_json, write_text
+from metal_defects.files import sha256_file
 from metal_defects.log import logger, track
-from metal_defects.pipeline.runner import StageContext
-
-MANIFEST_COLUMNS = ("path", "label", "split", "sha256", "group", "width", "height", "boxes")
-QUARANTINE_COLUMNS = ("path", "reason", "detail")
+from metal_defects.pipeline.context import StageContext
+from metal_defects.pipeline.table import DATA
+from metal_defects.records import write_record, write_rows
+from metal_defects.system import map_ordered
 
 
 @dataclass(frozen=True)
@@ -52,14 +52,15 @@ def run(ctx: StageContext) -> None:
     Raises:
         DataError: no usable image set was found, or it fails a check.
     """
-    schema, params = ctx.settings.data_schema, ctx.settings.params.data_ingestion
-    source = find_source(ctx.settings)
-    image_set = read_image_set(source.folder, schema)
+    params, classes = ctx.setting("data_ingestion"), ctx.setting("classes")
+    limits, split_schema = ctx.setting("image"), ctx.setting("split")
+    source = ctx.outside(DATA)
+    image_set = read_image_set(source.folder, DataSchema(classes=classes, image=limits, split=split_schema))
     logger.info("Reading %d files of layout '%s' in %s", len(image_set.files), image_set.layout, image_set.root)
-    images, unreadable = _decode_all(image_set, schema.image)
+    images, unreadable = _decode_all(image_set, limits)
     rejected = sorted((*image_set.rejected, *unreadable), key=lambda item: item.path)
-    checks = [check_quarantine(rejected, len(images), params.max_quarantined_share)]
-    make_report(checks)  # the other checks would only blame what is left
+    quarantine = check_quarantine(rejected, len(images), params.max_quarantined_share)
+    require_passed([quarantine])  # the other checks would only blame what is left
 
     matches = find_matches([image.print for image in images], params.duplicates)
     leaders = group_matches(len(images), matches)
@@ -67,54 +68,55 @@ def run(ctx: StageContext) -> None:
         Item(image.file.path, image.file.label, images[leader].file.path, image.file.split)
         for image, leader in zip(images, leaders, strict=True)
     ]
-    boxes = _read_all_boxes(image_set, images, schema)
+    boxes = _read_all_boxes(image_set, images, classes)
     label_of = {file.path: file.label for file in image_set.files}
     lost = Counter(label_of[item.path] for item in unreadable)
-    assignment = assign_splits(items, params, ctx.settings.params.seed, lost)
-    checks += [
-        check_copies(items, matches, params.duplicates),
-        check_labels(items),
-        *check_split(label_of, image_set.classes, assignment, schema.split),
-        check_boxes((item.path, item.label, found) for item, found in zip(items, boxes, strict=True)),
-    ]
-    report = make_report(checks)
-    for check in checks:
-        logger.log(logging.WARNING if check.status == "warn" else logging.INFO, "%s: %s", check.name, check.message)
+    assignment = assign_splits(items, params, ctx.setting("seed"), lost)
+    counts = count_images(label_of, image_set.classes, assignment)
+    report = ValidationReport(
+        quarantine=quarantine,
+        copies=check_copies(items, matches, params.duplicates),
+        labels=check_labels(items),
+        split=check_split(counts, assignment),
+        minimum=check_minimum(counts, split_schema),
+        balance=check_balance(counts, image_set.classes),
+        boxes=check_boxes((item.path, item.label, found) for item, found in zip(items, boxes, strict=True)),
+    )
+    require_passed(report.checks.values())
+    for name, check in report.checks.items():
+        logger.log(logging.WARNING if check.status == "warn" else logging.INFO, "%s: %s", name, check.message)
 
-    rows = [
-        (*_describe(image, item, assignment), _format_boxes(found))
-        for image, item, found in zip(images, items, boxes, strict=True)
-        if item.path in assignment.splits
-    ]
+    rows = _describe_all(images, items, boxes, assignment)
     left_out = sorted((*rejected, *_explain_left_out(assignment)), key=lambda item: item.path)
-    _write_csv(ctx.out / "manifest.csv", MANIFEST_COLUMNS, rows)
-    _write_csv(ctx.out / "quarantine.csv", QUARANTINE_COLUMNS, [astuple(item) for item in left_out])
-    write_json(ctx.out / "source.json", _describe_source(source, image_set))
-    write_json(ctx.out / "validation_report.json", report)
+    write_rows(ctx.out / "manifest.csv", ManifestRow, rows)
+    write_rows(ctx.out / "quarantine.csv", LeftOut, left_out)
+    write_record(ctx.out / "source.json", _describe_source(source, image_set))
+    write_record(ctx.out / "validation_report.json", report)
 
 
-def _decode_all(image_set: ImageSet, limits: ImageSchema) -> tuple[list[DecodedImage], list[RejectedFile]]:
-    def decode(file: LabelledFile) -> DecodedImage | RejectedFile:
+def _decode_all(image_set: ImageSet, limits: ImageSchema) -> tuple[list[DecodedImage], list[LeftOut]]:
+    def decode(file: LabelledFile) -> DecodedImage | LeftOut:
         path = image_set.root / file.path
         try:
             pixels = decode_image(path, limits)
         except ImageError as error:
-            return RejectedFile(file.path, error.reason, str(error))
+            return LeftOut(path=file.path, reason=error.reason, detail=str(error))
         height, width = pixels.shape[:2]
         return DecodedImage(file, width, height, take_print(pixels, sha256_file(path)))
 
-    count = len(image_set.files)
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        results = list(track(pool.map(decode, image_set.files), "Decoding images", total=count))
+    files = image_set.files
+    results = list(track(map_ordered(decode, files), "Decoding images", total=len(files)))
     images = [result for result in results if isinstance(result, DecodedImage)]
-    return images, [result for result in results if isinstance(result, RejectedFile)]
+    return images, [result for result in results if isinstance(result, LeftOut)]
 
 
-def _read_all_boxes(image_set: ImageSet, images: Sequence[DecodedImage], schema: DataSchema) -> list[Boxes | None]:
+def _read_all_boxes(
+    image_set: ImageSet, images: Sequence[DecodedImage], classes: Classes
+) -> list[Boxes | None]:
     """For each image what its annotation holds, None where it has none."""
     spellings = {normalise_name(name): name for name in image_set.classes}
-    if schema.classes != "auto":
-        spellings |= {normalise_name(alias): name for name, aliases in schema.classes.items() for alias in aliases}
+    if classes != "auto":
+        spellings |= {normalise_name(alias): name for name, aliases in classes.items() for alias in aliases}
     boxes: list[Boxes | None] = []
     for image in images:
         chosen = choose_annotation(image.file.path, image_set.annotations.get(Path(image.file.path).stem, ()))
@@ -123,36 +125,41 @@ def _read_all_boxes(image_set: ImageSet, images: Sequence[DecodedImage], schema:
     return boxes
 
 
-def _explain_left_out(assignment: Assignment) -> Iterable[RejectedFile]:
+def _explain_left_out(assignment: Assignment) -> Iterator[LeftOut]:
     for path, keeper in assignment.dropped.items():
-        yield RejectedFile(path, f"copy_in_{keeper}", f"{path}: a copy of it is in the {keeper} split.")
+        detail = f"{path}: a copy of it is in the {keeper} split."
+        yield LeftOut(path=path, reason=f"copy_in_{keeper}", detail=detail)
     for path in assignment.unused:
-        yield RejectedFile(path, "unused", f"{path}: beyond the sizes that data_ingestion.split asks for.")
+        detail = f"{path}: beyond the sizes that data_ingestion.split asks for."
+        yield LeftOut(path=path, reason="unused", detail=detail)
 
 
-def _describe(image: DecodedImage, item: Item, assignment: Assignment) -> tuple[str | int, ...]:
-    split = assignment.splits[item.path]
-    return item.path, item.label, split, image.print.file_sha256, item.group, image.width, image.height
+def _describe_all(
+    images: Sequence[DecodedImage], items: Sequence[Item], boxes: Sequence[Boxes | None], assignment: Assignment
+) -> list[ManifestRow]:
+    """A row for every image that is used."""
+    return [
+        ManifestRow(
+            path=item.path,
+            label=item.label,
+            split=assignment.splits[item.path],
+            sha256=image.print.file_sha256,
+            group=item.group,
+            width=image.width,
+            height=image.height,
+            boxes=found.boxes if found else (),
+        )
+        for image, item, found in zip(images, items, boxes, strict=True)
+        if item.path in assignment.splits
+    ]
 
 
-def _format_boxes(found: Boxes | None) -> str:
-    return json.dumps([list(astuple(box)) for box in found.boxes] if found else [], ensure_ascii=False)
-
-
-def _describe_source(source: Source, image_set: ImageSet) -> dict[str, object]:
-    return {
-        "kind": source.kind,
-        "root": str(image_set.root.absolute()),
-        "layout": image_set.layout,
-        "classes": list(image_set.classes),
-        "notice": source.notice,
-        "attempts": list(source.attempts),
-    }
-
-
-def _write_csv(target: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
-    write_text(target, text.getvalue())
+def _describe_source(source: Source, image_set: ImageSet) -> SourceCard:
+    return SourceCard(
+        kind=source.kind,
+        root=str(image_set.root.absolute()),
+        layout=image_set.layout,
+        classes=image_set.classes,
+        notice=source.notice,
+        attempts=tuple(Attempt(**attempt) for attempt in source.attempts),
+    )

@@ -1,26 +1,24 @@
 """Stage 02: every image as a square RGB PNG, ready to train on, and plots to get to know the data."""
 
-import csv
 import hashlib
-import os
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from io import StringIO
+from collections.abc import Iterable
 from pathlib import Path
 
 from PIL import Image
 
 from metal_defects.data.imaging import ImageError, Preprocessor
+from metal_defects.data.manifest import ImageRow, ManifestRow, SourceCard
 from metal_defects.errors import DataError
-from metal_defects.files import atomic_path, read_json, write_text
+from metal_defects.files import atomic_path
 from metal_defects.log import logger, track
-from metal_defects.pipeline.runner import StageContext
+from metal_defects.pipeline.artifacts import MANIFEST, SOURCE
+from metal_defects.pipeline.context import StageContext
 from metal_defects.plots.data import ClassStatistics, Description, describe, write_exploratory_plots
+from metal_defects.records import write_rows
+from metal_defects.system import map_ordered
 
-COLUMNS = ("path", "label", "split", "sha256", "source")
-MAX_THREADS = 8
 _RESERVED_ON_WINDOWS = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
 
 
@@ -30,34 +28,31 @@ def run(ctx: StageContext) -> None:
     Raises:
         DataError: a source image vanished, changed or became unreadable since ingestion.
     """
-    ingested = ctx.artifacts / "01_data_ingestion"
-    source = read_json(ingested / "source.json")
-    root = Path(source["root"])
-    with (ingested / "manifest.csv").open(newline="", encoding="utf-8") as stream:
-        rows = list(csv.DictReader(stream))
-    params = ctx.settings.params.data_preprocessing
-    preprocess = Preprocessor(params.image_size, params.resize, ctx.settings.data_schema.image)
-    targets = choose_targets(rows, source["classes"], f"resized_images_{params.image_size}")
+    source, rows = ctx.read(SOURCE, SourceCard), ctx.read_rows(MANIFEST, ManifestRow)
+    image_size = ctx.setting("data_preprocessing.image_size")
+    preprocess = Preprocessor(image_size, ctx.setting("data_preprocessing.resize"), ctx.setting("image"))
+    targets = choose_targets(rows, source.classes, f"resized_images_{image_size}")
     for folder in sorted({(ctx.out / target).parent for target in targets}):
         folder.mkdir(parents=True, exist_ok=True)
 
-    def process(row: dict[str, str], target: str) -> tuple[str, Description]:
-        return _process_image(root / row["path"], row["sha256"], ctx.out / target, preprocess)
+    def process(job: tuple[ManifestRow, str]) -> tuple[str, Description]:
+        row, target = job
+        return _process_image(Path(source.root) / row.path, row.sha256, ctx.out / target, preprocess)
 
-    statistics = {name: ClassStatistics() for name in source["classes"]}
+    jobs = list(zip(rows, targets, strict=True))
+    statistics = {name: ClassStatistics() for name in source.classes}
     written = []
-    with ThreadPoolExecutor(min(os.cpu_count() or 1, MAX_THREADS)) as pool:
-        results = track(pool.map(process, rows, targets), "Resizing images", total=len(rows))
-        for row, target, (digest, description) in zip(rows, targets, results, strict=True):
-            written.append((target, row["label"], row["split"], digest, row["path"]))
-            statistics[row["label"]].add(row["split"], ctx.out / target, description)
-    _write_table(ctx.out / "images.csv", written)
+    results = track(map_ordered(process, jobs), "Resizing images", total=len(jobs))
+    for (row, target), (digest, description) in zip(jobs, results, strict=True):
+        written.append(ImageRow(path=target, label=row.label, split=row.split, sha256=digest, source=row.path))
+        statistics[row.label].add(row.split, ctx.out / target, description)
+    write_rows(ctx.out / "images.csv", ImageRow, written)
     _save_preprocessor(ctx.out / "pre_processor.joblib", preprocess)
     write_exploratory_plots(ctx.out / "plots", statistics)
-    logger.info("   %d images of %d classes, %d px", len(rows), len(statistics), params.image_size)
+    logger.info("   %d images of %d classes, %d px", len(rows), len(statistics), image_size)
 
 
-def choose_targets(rows: Iterable[dict[str, str]], classes: Iterable[str], folder: str) -> list[str]:
+def choose_targets(rows: Iterable[ManifestRow], classes: Iterable[str], folder: str) -> list[str]:
     """Where each image of the manifest goes: `folder`/<split>/<class>/<name>.png, valid on every file system.
 
     A name that another image of the same split and class has, upper and lower case alike, gets a digest of the
@@ -67,8 +62,8 @@ def choose_targets(rows: Iterable[dict[str, str]], classes: Iterable[str], folde
     class_folders = {name: _reserve(make_safe_name(name), name, taken) for name in classes}
     targets, taken = [], set()
     for row in rows:
-        place = f"{folder}/{row['split']}/{class_folders[row['label']]}"
-        targets.append(_reserve(f"{place}/{make_safe_name(Path(row['path']).stem)}", row["path"], taken) + ".png")
+        place = f"{folder}/{row.split}/{class_folders[row.label]}"
+        targets.append(_reserve(f"{place}/{make_safe_name(Path(row.path).stem)}", row.path, taken) + ".png")
     return targets
 
 
@@ -104,14 +99,6 @@ def _process_image(source: Path, sha256: str, target: Path, preprocess: Preproce
         raise DataError(f"{source} is not usable any more. {again} {error}") from error
     Image.fromarray(pixels).save(target, compress_level=1)
     return hashlib.sha256(pixels.tobytes()).hexdigest(), describe(pixels)
-
-
-def _write_table(target: Path, rows: Iterable[Sequence[str]]) -> None:
-    text = StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows(rows)
-    write_text(target, text.getvalue())
 
 
 def _save_preprocessor(target: Path, preprocess: Preprocessor) -> None:

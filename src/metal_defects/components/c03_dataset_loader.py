@@ -1,16 +1,27 @@
 """Stage 03: the preprocessed images as tf.data snapshots, one per split."""
 
-import csv
 import hashlib
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from metal_defects.data.snapshots import SPLITS, element_spec, load_snapshot
+from metal_defects.data.manifest import ImageRow, SourceCard
+from metal_defects.data.snapshots import (
+    LABELS_FILE,
+    SPLITS,
+    SUMMARY_FILE,
+    ClassLabels,
+    Snapshots,
+    SplitSummary,
+    element_spec,
+    load_snapshot,
+)
 from metal_defects.errors import DataError
-from metal_defects.files import read_json, write_json
 from metal_defects.log import logger, track
-from metal_defects.pipeline.runner import StageContext
+from metal_defects.pipeline.artifacts import IMAGES, PREPROCESSED, SOURCE
+from metal_defects.pipeline.context import StageContext
+from metal_defects.records import write_record
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -18,31 +29,31 @@ if TYPE_CHECKING:
 
 def run(ctx: StageContext) -> None:
     """Write train_ds, valid_ds, test_ds, class_labels.json and snapshots.json, then read everything back once."""
-    images = ctx.artifacts / "02_data_preprocessing"
-    classes = read_json(ctx.artifacts / "01_data_ingestion" / "source.json")["classes"]
-    image_size = ctx.settings.params.data_preprocessing.image_size
-    with (images / "images.csv").open(newline="", encoding="utf-8") as stream:
-        rows = list(csv.DictReader(stream))
-    write_json(ctx.out / "class_labels.json", {"classes": classes, "image_size": image_size})
-    summary = {}
-    for split in SPLITS:
-        chosen = [row for row in rows if row["split"] == split]
-        labels = [classes.index(row["label"]) for row in chosen]
-        dataset = _decode_images([str(images / row["path"]) for row in chosen], labels, image_size)
-        dataset.save(str(ctx.out / f"{split}_ds"))
-        pixels = hashlib.sha256("".join(row["sha256"] for row in chosen).encode()).hexdigest()
-        counts = Counter(row["label"] for row in chosen)
-        summary[split] = {
-            "images": len(chosen),
-            "per_class": {name: counts[name] for name in classes},
-            "element_spec": [str(spec) for spec in element_spec(image_size)],
-            "pixels_sha256": pixels,
-            "labels": labels,
-        }
-    write_json(ctx.out / "snapshots.json", {"data": ctx.data_source(), **summary})
-    for split in SPLITS:
-        _check_snapshot(ctx.out, split, [row["sha256"] for row in rows if row["split"] == split])
-    logger.info("   %s", ", ".join(f"{split} {summary[split]['images']} images" for split in SPLITS))
+    source, folder = ctx.read(SOURCE, SourceCard), ctx.path(PREPROCESSED)
+    labels = ClassLabels(classes=source.classes, image_size=ctx.setting("data_preprocessing.image_size"))
+    rows = ctx.read_rows(IMAGES, ImageRow)
+    write_record(ctx.out / LABELS_FILE, labels)
+    parts = {split: [row for row in rows if row.split == split] for split in SPLITS}
+    summaries = {split: _save_snapshot(ctx.out / f"{split}_ds", folder, part, labels) for split, part in parts.items()}
+    write_record(ctx.out / SUMMARY_FILE, Snapshots(data=source.card, **summaries))
+    for split, part in parts.items():
+        _check_snapshot(ctx.out, split, [row.sha256 for row in part])
+    logger.info("   %s", ", ".join(f"{split} {len(part)} images" for split, part in parts.items()))
+
+
+def _save_snapshot(target: Path, folder: Path, rows: Sequence[ImageRow], labels: ClassLabels) -> SplitSummary:
+    """Write one split; the images are below `folder`."""
+    indices = [labels.classes.index(row.label) for row in rows]
+    dataset = _decode_images([str(folder / row.path) for row in rows], indices, labels.image_size)
+    dataset.save(str(target))
+    counts = Counter(row.label for row in rows)
+    return SplitSummary(
+        images=len(rows),
+        per_class={name: counts[name] for name in labels.classes},
+        element_spec=tuple(str(spec) for spec in element_spec(labels.image_size)),
+        pixels_sha256=hashlib.sha256("".join(row.sha256 for row in rows).encode()).hexdigest(),
+        labels=tuple(indices),
+    )
 
 
 def _decode_images(paths: list[str], labels: list[int], image_size: int) -> "tf.data.Dataset":

@@ -1,28 +1,52 @@
 """Stage 09: the bundle that serving needs, and proof that it answers as the Keras model does."""
 
-import csv
 import statistics
 import time
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from metal_defects import __version__
 from metal_defects.data.snapshots import load_labels, load_snapshot
-from metal_defects.files import atomic_path, read_json, sha256_file, write_json
+from metal_defects.evaluation.results import Decision, Evaluation
+from metal_defects.files import sha256_file
 from metal_defects.inference.bundle import CARD, FORMAT
-from metal_defects.inference.predictor import Infer, open_graph
+from metal_defects.inference.card import (
+    BundleCard,
+    GuardShare,
+    InputCard,
+    Parity,
+    Provenance,
+    TrustCard,
+    Variant,
+    VerdictRules,
+    VerdictShares,
+)
+from metal_defects.inference.runtime import Infer, open_graph
 from metal_defects.inference.verdict import decide
 from metal_defects.log import logger
-from metal_defects.metrics import classification_metrics
+from metal_defects.metrics import Score, classification_metrics
 from metal_defects.models.onnx_export import export_float32, quantise
+from metal_defects.models.results import TunedCard, TunedResult
+from metal_defects.pipeline.artifacts import (
+    ANSWER,
+    DECISION,
+    EVALUATION,
+    MANIFEST,
+    SNAPSHOTS_FOLDER,
+    TUNED_CARD,
+    TUNED_H5,
+    TUNED_METRICS,
+)
+from metal_defects.pipeline.context import StageContext
 from metal_defects.pipeline.digest import library_versions
-from metal_defects.pipeline.runner import StageContext
-from metal_defects.plots.export import compare_variants
-from metal_defects.trust.answer import call_by_name, load_answer_model
+from metal_defects.plots.export import draw_variants
+from metal_defects.records import Record, write_record, write_table
+from metal_defects.trust.answer import AnswerParts, answer_in_batches, build_answer_model, call_by_name
 
 if TYPE_CHECKING:
     import keras
@@ -33,57 +57,76 @@ FILES = {"float32": "model.onnx", "int8": "model.int8.onnx"}
 TOLERANCES = {"float32": 1e-4, "int8": 0.05}
 # What int8 must gain to be served by default: below this, the noise of the clock would choose.
 NEEDED_SPEEDUP = 1.25
-BATCH = 16
 WARM_UP, TIMED = 3, 30
-Data = dict[str, tuple[np.ndarray, np.ndarray]]
-Answers = dict[str, np.ndarray]
+Answers = Mapping[str, np.ndarray]
+
+
+class Measured(Record):
+    """Accuracy and speed of a model file."""
+
+    file: str
+    sha256: str
+    bytes: int
+    valid_accuracy: Score
+    test_accuracy: Score
+    milliseconds_per_image: float
 
 
 def run(ctx: StageContext) -> None:
     """Write bundle/ (the graphs and bundle.json), parity.csv and variants.png."""
-    tuned, snapshots = ctx.artifacts / "07_hyperparameter_tuning", ctx.artifacts / "03_dataset_loader"
-    params, card = ctx.settings.params.model_export, read_json(tuned / "tuned_model.json")
-    model, names = load_answer_model(ctx.artifacts)
-    folder = ctx.out / "bundle"
-    graphs = {"float32": folder / FILES["float32"]}
-    export_float32(model, names, graphs["float32"])
-    if params.int8:
-        graphs["int8"] = folder / FILES["int8"]
-        quantise(graphs["float32"], graphs["int8"], _calibration_images(snapshots, params.calibration_images))
+    import keras
 
-    decision = read_json(ctx.artifacts / "08_model_evaluation" / "decision.json")
-    rules = decision["verdict_rules"]
-    data = {split: (_load_images(snapshots, split), load_labels(snapshots, split)) for split in SPLITS}
-    expected = _answer(call_by_name(model, names), data)
-    usual = _time_one(_wrap_predict(model), data)
-    rows = {"keras": _describe(tuned / "tuned_model.h5", usual, data, expected["probabilities"], card)}
-    differences = {}
+    params, card = ctx.setting("model_export"), ctx.read(TUNED_CARD, TunedCard)
+    decision, evaluation = ctx.read(DECISION, Decision), ctx.read(EVALUATION, Evaluation)
+    parts = AnswerParts.load(ctx.path(ANSWER))
+    model = build_answer_model(keras.models.load_model(ctx.path(TUNED_H5), compile=False), parts)
+    snapshots, folder = ctx.path(SNAPSHOTS_FOLDER), ctx.out / "bundle"
+    graphs = _export(
+        model, parts.outputs, folder, _calibration_images(snapshots, params.calibration_images, params.int8)
+    )
+
+    images = {split: _load_images(snapshots, split) for split in SPLITS}
+    labels = {split: load_labels(snapshots, split) for split in SPLITS}
+    everything = np.concatenate(list(images.values()))
+    expected = answer_in_batches(call_by_name(model, parts.outputs), everything)
+    usual = _time_one(lambda pixels: {"all": model.predict(pixels, verbose=0)}, everything)
+    keras_row = _measure(ctx.path(TUNED_H5), usual, labels, expected["probabilities"], card.classes)
+    variants, differences = {}, {}
     for name, path in graphs.items():
         infer = open_graph(path)
-        answers = _answer(infer, data)
-        parity = check_parity(expected, answers, TOLERANCES[name], card["classes"], rules)
-        rows[name] = _describe(path, _time_one(infer, data), data, answers["probabilities"], card) | {"parity": parity}
-        rows[name]["fault"] = find_fault(name, rows)
+        answers = answer_in_batches(infer, everything)
+        measured = _measure(path, _time_one(infer, everything), labels, answers["probabilities"], card.classes)
+        parity = check_parity(expected, answers, TOLERANCES[name], card.classes, decision.verdict_rules)
+        speed = variants["float32"].milliseconds_per_image if variants else measured.milliseconds_per_image
+        fault = find_fault(name, measured, parity, keras_row, speed)
+        variants[name] = Variant(**dict(measured), parity=parity, fault=fault)
         differences[name] = abs(answers["probabilities"] - expected["probabilities"]).max(axis=1)
-    if rows["float32"]["fault"]:
-        raise RuntimeError(f"The exported graph does not answer as tuned_model.h5 does: {rows['float32']['fault']}.")
-    default = "int8" if "int8" in rows and not rows["int8"]["fault"] else "float32"
-    _write_parity(ctx.out / "parity.csv", rows, default)
-    compare_variants(rows, differences, TOLERANCES, ctx.out / "variants.png", f"{card['model']} ({card['weights']})")
-    variants = {name: rows[name] for name in graphs}
-    write_json(folder / CARD, _make_card(ctx, card, variants, default, decision))
-    for name, row in variants.items():
-        note = f"not the default: {row['fault']}" if row["fault"] else "default" if name == default else ""
-        logger.info(
-            "   %s: %.1f MB, %.1f ms per image (Keras %.1f), differs by %.0e at most. %s",
-            name, row["bytes"] / 1e6, row["milliseconds_per_image"], rows["keras"]["milliseconds_per_image"],
-            row["parity"]["max_difference"], note,
-        )  # fmt: skip
+    if fault := variants["float32"].fault:
+        raise RuntimeError(f"The exported graph does not answer as tuned_model.h5 does: {fault}.")
+    default = "int8" if "int8" in variants and not variants["int8"].fault else "float32"
+    _write_parity(ctx.out / "parity.csv", keras_row, variants, default)
+    title = f"{card.model} ({card.weights})"
+    draw_variants(keras_row, variants, differences, TOLERANCES, ctx.out / "variants.png", title)
+    bundle_card = _make_card(ctx, card, variants, default, decision, evaluation)
+    write_record(folder / CARD, bundle_card)
+    _log_variants(keras_row, variants, default)
+
+
+def _export(
+    model: "keras.Model", outputs: Sequence[str], folder: Path, calibration: np.ndarray | None
+) -> dict[str, Path]:
+    """The graphs by variant; int8 only with images to calibrate it."""
+    graphs = {"float32": folder / FILES["float32"]}
+    export_float32(model, outputs, graphs["float32"])
+    if calibration is not None:
+        graphs["int8"] = folder / FILES["int8"]
+        quantise(graphs["float32"], graphs["int8"], calibration)
+    return graphs
 
 
 def check_parity(
-    expected: Answers, answers: Answers, tolerance: float, classes: list[str], rules: dict[str, Any]
-) -> dict[str, Any]:
+    expected: Answers, answers: Answers, tolerance: float, classes: Sequence[str], rules: VerdictRules
+) -> Parity:
     """Compare what a graph answers with what the Keras model does: labels, verdicts, and every output's values.
 
     Args:
@@ -92,48 +135,55 @@ def check_parity(
         classes: names.
         rules: of the verdicts.
     """
+    images = len(expected["probabilities"])
     equal = int((expected["probabilities"].argmax(axis=1) == answers["probabilities"].argmax(axis=1)).sum())
     verdicts = [_decide_all(outputs, classes, rules) for outputs in (expected, answers)]
     differences = {name: float(abs(expected[name] - answers[name]).max()) for name in expected}
     if "distance" in expected:
         differences["distance"] = float(abs(answers["distance"] / np.maximum(expected["distance"], 1e-6) - 1).max())
-    return {
-        "images": len(expected["probabilities"]),
-        "labels_equal": equal,
-        "verdicts_equal": sum(one == other for one, other in zip(*verdicts, strict=True)),
-        "max_difference": float(f"{differences['probabilities']:.3g}"),
-        "max_differences": {name: float(f"{value:.3g}") for name, value in differences.items()},
-        "tolerance": tolerance,
-        "ok": equal == len(expected["probabilities"]) and max(differences.values()) <= tolerance,
-    }
+    return Parity(
+        images=images,
+        labels_equal=equal,
+        verdicts_equal=sum(one == other for one, other in zip(*verdicts, strict=True)),
+        max_difference=float(f"{differences['probabilities']:.3g}"),
+        max_differences={name: float(f"{value:.3g}") for name, value in differences.items()},
+        tolerance=tolerance,
+        ok=equal == images and max(differences.values()) <= tolerance,
+    )
 
 
-def _decide_all(outputs: Answers, classes: list[str], rules: dict[str, Any]) -> list[str]:
+def _decide_all(outputs: Answers, classes: Sequence[str], rules: VerdictRules) -> list[str]:
     distances = outputs.get("distance", [None] * len(outputs["probabilities"]))
     pairs = zip(outputs["probabilities"], distances, strict=True)
     return [decide(shares, distance, classes, rules).verdict for shares, distance in pairs]
 
 
-def find_fault(name: str, rows: dict[str, dict[str, Any]]) -> str | None:
+def find_fault(
+    name: str, measured: Measured, parity: Parity, usual: Measured, float32_milliseconds: float
+) -> str | None:
     """Why a variant must not be the default; None where nothing speaks against it.
 
     Args:
         name: of the variant.
-        rows: of it, of "float32" and of "keras".
+        measured: its accuracy and speed.
+        parity: its answers beside the Keras model's.
+        usual: accuracy of the Keras model.
+        float32_milliseconds: per image, of the variant float32.
     """
-    row, parity = rows[name], rows[name]["parity"]
-    for split in SPLITS:
-        lost = rows["keras"][f"{split}_accuracy"]["value"] - row[f"{split}_accuracy"]["value"]
-        if lost > 0:
-            return f"loses {100 * lost:.2f} points of accuracy on {split}"
-    if parity["labels_equal"] < parity["images"]:
-        return f"{parity['images'] - parity['labels_equal']} of {parity['images']} labels differ"
-    if not parity["ok"]:
-        name, most = max(parity["max_differences"].items(), key=lambda item: item[1])
-        return f"{name} differs by up to {most}, more than {parity['tolerance']}"
-    if parity["verdicts_equal"] < parity["images"]:
-        return f"{parity['images'] - parity['verdicts_equal']} of {parity['images']} verdicts differ"
-    speedup = rows["float32"]["milliseconds_per_image"] / row["milliseconds_per_image"]
+    for split, wanted, found in (
+        ("valid", usual.valid_accuracy, measured.valid_accuracy),
+        ("test", usual.test_accuracy, measured.test_accuracy),
+    ):
+        if found.value < wanted.value:
+            return f"loses {100 * (wanted.value - found.value):.2f} points of accuracy on {split}"
+    if parity.labels_equal < parity.images:
+        return f"{parity.images - parity.labels_equal} of {parity.images} labels differ"
+    if not parity.ok:
+        output, most = max(parity.max_differences.items(), key=lambda item: item[1])
+        return f"{output} differs by up to {most}, more than {parity.tolerance}"
+    if parity.verdicts_equal < parity.images:
+        return f"{parity.images - parity.verdicts_equal} of {parity.images} verdicts differ"
+    speedup = float32_milliseconds / measured.milliseconds_per_image
     if name != "float32" and speedup < NEEDED_SPEEDUP:
         return f"{speedup:.2f} times the speed of float32, less than {NEEDED_SPEEDUP}"
     return None
@@ -143,110 +193,126 @@ def _load_images(snapshots: Path, split: str) -> np.ndarray:
     return np.stack([image for image, _ in load_snapshot(snapshots, split).as_numpy_iterator()])
 
 
-def _calibration_images(snapshots: Path, count: int) -> np.ndarray:
-    """Training images spread evenly over the snapshot, and so over the classes."""
+def _calibration_images(snapshots: Path, count: int, is_wanted: bool) -> np.ndarray | None:
+    """Training images spread evenly over the snapshot, and so over the classes; None where no one wants them."""
+    if not is_wanted:
+        return None
     dataset = load_snapshot(snapshots, "train")
     total = int(dataset.cardinality())
     chosen = set(np.linspace(0, total - 1, min(count, total)).round().astype(int).tolist())
     return np.stack([image for n, (image, _) in enumerate(dataset.as_numpy_iterator()) if n in chosen])
 
 
-def _wrap_predict(model: "keras.Model") -> Infer:
-    """The usual way of asking a Keras model, to compare latencies with."""
-    return lambda pixels: {"all": model.predict(pixels, verbose=0)}
-
-
-def _answer(infer: Infer, data: Data) -> Answers:
-    """Outputs by name of all splits, one after the other."""
-    images = np.concatenate([images for images, _ in data.values()])
-    parts = [infer(images[start : start + BATCH]) for start in range(0, len(images), BATCH)]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-
-def _time_one(infer: Infer, data: Data) -> float:
+def _time_one(infer: Infer, images: np.ndarray) -> float:
     """Median milliseconds for one image, after a warm-up."""
-    image, times = data["valid"][0][:1], []
+    times = []
     for _ in range(WARM_UP + TIMED):
         start = time.perf_counter()
-        infer(image)
+        infer(images[:1])
         times.append(time.perf_counter() - start)
     return round(1000 * statistics.median(times[WARM_UP:]), 2)
 
 
-def _describe(path: Path, milliseconds: float, data: Data, answers: np.ndarray, card: dict[str, Any]) -> dict[str, Any]:
-    """What is recorded of a model file: identity, size, accuracy with interval, latency."""
-    row: dict[str, Any] = {"file": path.name, "sha256": sha256_file(path), "bytes": path.stat().st_size}
-    start = 0
-    for split, (_, labels) in data.items():
-        metrics = classification_metrics(labels, answers[start : start + len(labels)], card["classes"])
-        row[f"{split}_accuracy"] = {**metrics["accuracy"], "n": metrics["n"]}
-        start += len(labels)
-    return row | {"milliseconds_per_image": milliseconds}
+def _measure(
+    path: Path, milliseconds: float, labels: Mapping[str, np.ndarray], answers: np.ndarray, classes: Sequence[str]
+) -> Measured:
+    """What is recorded of a model file: identity, size, accuracy with interval, latency.
+
+    Args:
+        path: of the file.
+        milliseconds: per image.
+        labels: of the splits, in the order of the answers.
+        answers: probabilities of the images of all splits, one after the other.
+        classes: names.
+    """
+    ends = np.cumsum([len(part) for part in labels.values()])[:-1]
+    scores = {}
+    for (split, truth), part in zip(labels.items(), np.split(answers, ends), strict=True):
+        metrics = classification_metrics(truth, part, classes)
+        scores[f"{split}_accuracy"] = metrics.accuracy.model_copy(update={"n": metrics.n})
+    identity = {"file": path.name, "sha256": sha256_file(path), "bytes": path.stat().st_size}
+    return Measured(**identity, **scores, milliseconds_per_image=milliseconds)
 
 
 def _make_card(
     ctx: StageContext,
-    card: dict[str, Any],
-    variants: dict[str, dict[str, Any]],
+    card: TunedCard,
+    variants: Mapping[str, Variant],
     default: str,
-    decision: dict[str, Any],
-) -> dict[str, Any]:
-    metrics = read_json(ctx.artifacts / "07_hyperparameter_tuning" / "metrics.json")
-    versions = library_versions() | {name: version(name) for name in ("onnx", "onnxruntime", "tf2onnx", "pillow")}
-    return {
-        "format": FORMAT,
-        "name": card["model"],
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "code_version": __version__,
-        "classes": card["classes"],
-        "input": {key: card[key] for key in ("image_size", "resize", "limits")},
-        "default": default,
-        "variants": variants,
-        "verdict_rules": decision["verdict_rules"],
-        "locator": decision["locator"],
-        "evaluation": _summarise(read_json(ctx.artifacts / "08_model_evaluation" / "evaluation.json")),
-        "data": card["data"],
-        "provenance": {
-            **{key: card[key] for key in ("model", "weights", "hyperparameters")},
-            "keras_sha256": card["sha256"],
-            "manifest_sha256": sha256_file(ctx.artifacts / "01_data_ingestion" / "manifest.csv"),
-            "versions": versions,
-        },
-        "metrics": {split: metrics[split] for split in SPLITS},
-    }
+    decision: Decision,
+    evaluation: Evaluation,
+) -> BundleCard:
+    metrics = ctx.read(TUNED_METRICS, TunedResult)
+    return BundleCard(
+        format=FORMAT,
+        name=card.model,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        code_version=__version__,
+        classes=card.classes,
+        input=InputCard(image_size=card.image_size, resize=card.resize, limits=card.limits),
+        default=default,
+        variants=variants,
+        verdict_rules=decision.verdict_rules,
+        locator=decision.locator,
+        evaluation=_summarise(evaluation),
+        data=card.data,
+        provenance=Provenance(
+            model=card.model,
+            weights=card.weights,
+            hyperparameters=card.hyperparameters,
+            keras_sha256=card.sha256,
+            manifest_sha256=sha256_file(ctx.path(MANIFEST)),
+            versions=library_versions()
+            | {name: version(name) for name in ("onnx", "onnxruntime", "tf2onnx", "pillow")},
+        ),
+        metrics={"valid": metrics.valid, "test": metrics.test},
+    )
 
 
-def _summarise(evaluation: dict[str, Any]) -> dict[str, Any]:
+def _summarise(evaluation: Evaluation) -> TrustCard:
     """The figures of stage 08 that everyone who serves the bundle should know."""
-    counts = evaluation["verdicts"].get("out_of_fold") or evaluation["verdicts"]["test"]
-    images, accepted = counts["images"], max(counts["accept"], 1)
-    served = evaluation["conformal"]["served"]
-    return {
-        "images": evaluation["protocol"]["images"],
-        "folds": evaluation["protocol"]["folds"],
-        "ece": {key: evaluation["calibration"]["after"]["ece"][key] for key in ("value", "low", "high")},
-        "coverage": served["covered"],
-        "mean_set_size": served["mean_size"],
-        "guard": {"accepted": evaluation["guard"]["accepted_held_out"]},
-        "verdicts": {
-            **{name: counts[name] / images for name in ("accept", "review", "unknown")},
-            "error_among_accepted": counts["errors_among_accepted"] / accepted,
-        },
-    }
+    counts = evaluation.verdicts.out_of_fold or evaluation.verdicts.test
+    ece, served = evaluation.calibration.after.ece, evaluation.conformal.served
+    return TrustCard(
+        images=evaluation.protocol.images,
+        folds=evaluation.protocol.folds,
+        ece=Score(value=ece.value, low=ece.low, high=ece.high),
+        coverage=served.covered,
+        mean_set_size=served.mean_size,
+        guard=GuardShare(accepted=evaluation.guard.accepted_held_out.value),
+        verdicts=VerdictShares(
+            accept=counts.accept / counts.images,
+            review=counts.review / counts.images,
+            unknown=counts.unknown / counts.images,
+            error_among_accepted=counts.wrong_accept / max(counts.accept, 1),
+        ),
+    )
 
 
-def _write_parity(target: Path, rows: dict[str, dict[str, Any]], default: str) -> None:
-    with atomic_path(target) as partial, partial.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        scores = [f"{split}_{part}" for split in SPLITS for part in ("accuracy", "low_95", "high_95")]
-        parity_columns = ("images", "labels_equal", "verdicts_equal", "max_difference", "tolerance", "ok")
-        writer.writerow(
-            ("variant", "bytes", "milliseconds_per_image", *scores, *parity_columns, "is_default", "fault")
+def _write_parity(target: Path, usual: Measured, variants: Mapping[str, Variant], default: str) -> None:
+    scores = [f"{split}_{part}" for split in SPLITS for part in ("accuracy", "low_95", "high_95")]
+    compared = ("images", "labels_equal", "verdicts_equal", "max_difference", "tolerance", "ok")
+    columns = ("variant", "bytes", "milliseconds_per_image", *scores, *compared, "is_default", "fault")
+    lines = []
+    for name, row in {"keras": usual, **variants}.items():
+        accuracies = (row.valid_accuracy, row.test_accuracy)
+        values = [f"{value:.6f}" for score in accuracies for value in (score.value, score.low, score.high)]
+        parity = row.parity if isinstance(row, Variant) else None
+        cells = [getattr(parity, column) if parity else "" for column in compared]
+        fault = (row.fault if isinstance(row, Variant) else None) or ""
+        lines.append((name, row.bytes, row.milliseconds_per_image, *values, *cells, name == default, fault))
+    write_table(target, columns, lines)
+
+
+def _log_variants(usual: Measured, variants: Mapping[str, Variant], default: str) -> None:
+    for name, row in variants.items():
+        note = f"not the default: {row.fault}" if row.fault else "default" if name == default else ""
+        logger.info(
+            "   %s: %.1f MB, %.1f ms per image (Keras %.1f), differs by %.0e at most. %s",
+            name,
+            row.bytes / 1e6,
+            row.milliseconds_per_image,
+            usual.milliseconds_per_image,
+            row.parity.max_difference,
+            note,
         )
-        for name, row in rows.items():
-            values = [row[f"{split}_accuracy"][key] for split in SPLITS for key in ("value", "low", "high")]
-            parity = [row.get("parity", {}).get(column, "") for column in parity_columns]
-            writer.writerow(
-                (name, row["bytes"], row["milliseconds_per_image"], *(f"{value:.6f}" for value in values), *parity,
-                 name == default, row.get("fault") or "")
-            )  # fmt: skip

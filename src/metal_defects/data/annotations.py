@@ -6,27 +6,17 @@ from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree
 
 from metal_defects.config import normalise_name
+from metal_defects.data.manifest import NamedBox
 
 _MAX_BYTES = 2_000_000
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
 @dataclass(frozen=True)
-class Box:
-    """A rectangle in pixels of the original image; its edges, so that 0 <= xmin < xmax <= width, and likewise for y."""
-
-    xmin: int
-    ymin: int
-    xmax: int
-    ymax: int
-    label: str
-
-
-@dataclass(frozen=True)
 class Boxes:
     """The usable boxes of an image, and one sentence for each that is not."""
 
-    boxes: tuple[Box, ...] = ()
+    boxes: tuple[NamedBox, ...] = ()
     problems: tuple[str, ...] = ()
 
 
@@ -87,7 +77,7 @@ class _NoDoctype(ElementTree.TreeBuilder):
         raise ValueError("has a document type declaration")
 
 
-def _read_box(item: ElementTree.Element, width: int, height: int, spellings: Mapping[str, str]) -> Box:
+def _read_box(item: ElementTree.Element, width: int, height: int, spellings: Mapping[str, str]) -> NamedBox:
     name = item.findtext("name", "").strip()
     label = spellings.get(normalise_name(name))
     if label is None:
@@ -101,4 +91,4 @@ def _read_box(item: ElementTree.Element, width: int, height: int, spellings: Map
     ymin, ymax = (min(max(edge, 0), height) for edge in (top - 1, bottom))
     if xmin >= xmax or ymin >= ymax:
         raise ValueError(f"a box without area inside the image ({', '.join(texts)})")
-    return Box(xmin, ymin, xmax, ymax, label)
+    return NamedBox(left=xmin, top=ymin, right=xmax, bottom=ymax, label=label)

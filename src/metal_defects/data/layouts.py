@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from metal_defects.config import DataSchema, normalise_name
+from metal_defects.data.manifest import LeftOut
 from metal_defects.errors import DataError
 
 IMAGE_SUFFIXES = frozenset(
@@ -49,15 +50,6 @@ class LabelledFile:
 
 
 @dataclass(frozen=True)
-class RejectedFile:
-    """A file that cannot be used, why (a short code), and the sentence for a person."""
-
-    path: str
-    reason: str
-    detail: str
-
-
-@dataclass(frozen=True)
 class ImageSet:
     """What a folder holds, by names alone: no image was opened.
 
@@ -74,7 +66,7 @@ class ImageSet:
     layout: str
     classes: tuple[str, ...]
     files: tuple[LabelledFile, ...]
-    rejected: tuple[RejectedFile, ...]
+    rejected: tuple[LeftOut, ...]
     annotations: dict[str, tuple[str, ...]]
 
 
@@ -100,7 +92,8 @@ def read_image_set(folder: Path, schema: DataSchema) -> ImageSet:
             paths.append(path)
         else:  # a name that is not UTF-8 or holds line breaks cannot be written to a CSV file
             shown = ascii(path)[1:-1]
-            rejected.append(RejectedFile(shown, "bad_name", f"{shown}: rename it with printable UTF-8 characters."))
+            detail = f"{shown}: rename it with printable UTF-8 characters."
+            rejected.append(LeftOut(path=shown, reason="bad_name", detail=detail))
     splits = _SplitNames(schema)
     located = {path: _locate(path, splits) for path in paths if not _is_document(path)}
     has_splits = any(place.split for place in located.values())
@@ -112,11 +105,13 @@ def read_image_set(folder: Path, schema: DataSchema) -> ImageSet:
         name = place.class_name(in_folders)
         label = spellings.get(normalise_name(name)) if name else None
         if has_splits and not place.split:
-            rejected.append(RejectedFile(path, "no_split", f"{path}: not in a train, valid or test folder."))
+            detail = f"{path}: not in a train, valid or test folder."
+            rejected.append(LeftOut(path=path, reason="no_split", detail=detail))
         elif label:
             files.append(LabelledFile(path, label, place.split))
         elif PurePosixPath(path).suffix.lower() in IMAGE_SUFFIXES:
-            rejected.append(RejectedFile(path, "unknown_class", f"{path}: no class of that name. Got '{name or ''}'."))
+            detail = f"{path}: no class of that name. Got '{name or ''}'."
+            rejected.append(LeftOut(path=path, reason="unknown_class", detail=detail))
     if not files:
         raise _no_known_class(root, names, schema)
     has_image_folder = any(place.in_image_folder for place in located.values())

@@ -1,14 +1,13 @@
 """What stages 01 and 02 write about the images: one row for each, and where all of them come from."""
 
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import BeforeValidator
 
+from metal_defects.config import SplitName
 from metal_defects.records import Record
-
-SplitName = Literal["train", "valid", "test"]
 
 
 def _read_json(value: Any) -> Any:
@@ -16,12 +15,16 @@ def _read_json(value: Any) -> Any:
 
 
 class NamedBox(Record):
-    """A rectangle that a person drew: its edges in pixels of the source image, and the class it shows."""
+    """A rectangle that a person drew, and the class it shows.
 
-    left: float
-    top: float
-    right: float
-    bottom: float
+    Attributes:
+        left, top, right, bottom: edges in pixels of the source image; 0 <= left < right <= width, and likewise down.
+    """
+
+    left: int
+    top: int
+    right: int
+    bottom: int
     label: str
 
 

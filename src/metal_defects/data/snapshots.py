@@ -5,13 +5,47 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from metal_defects.data.manifest import DataCard
 from metal_defects.errors import DataError
-from metal_defects.files import read_json
+from metal_defects.records import Record, read_record
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
 SPLITS = ("train", "valid", "test")
+LABELS_FILE, SUMMARY_FILE = "class_labels.json", "snapshots.json"
+
+
+class ClassLabels(Record):
+    """class_labels.json: the classes in the order of their indices, and the side of the images in pixels."""
+
+    classes: tuple[str, ...]
+    image_size: int
+
+
+class SplitSummary(Record):
+    """What one snapshot holds.
+
+    Attributes:
+        element_spec: type and shape of an element's parts.
+        pixels_sha256: over the digests of the images, in order.
+        labels: class index of each image, in order.
+    """
+
+    images: int
+    per_class: dict[str, int]
+    element_spec: tuple[str, ...]
+    pixels_sha256: str
+    labels: tuple[int, ...]
+
+
+class Snapshots(Record):
+    """snapshots.json."""
+
+    data: DataCard
+    train: SplitSummary
+    valid: SplitSummary
+    test: SplitSummary
 
 
 def element_spec(image_size: int) -> "tuple[tf.TensorSpec, tf.TensorSpec]":
@@ -33,7 +67,7 @@ def load_snapshot(folder: Path, split: str) -> "tf.data.Dataset":
     """
     import tensorflow as tf
 
-    expected = element_spec(read_json(folder / "class_labels.json")["image_size"])
+    expected = element_spec(load_class_labels(folder).image_size)
     path = folder / f"{split}_ds"
     try:
         dataset = tf.data.Dataset.load(str(path))
@@ -44,6 +78,16 @@ def load_snapshot(folder: Path, split: str) -> "tf.data.Dataset":
     return dataset
 
 
+def load_class_labels(folder: Path) -> ClassLabels:
+    """The classes, from the folder of stage 03."""
+    return read_record(folder / LABELS_FILE, ClassLabels)
+
+
+def load_summary(folder: Path) -> Snapshots:
+    """What the snapshots hold, from the folder of stage 03."""
+    return read_record(folder / SUMMARY_FILE, Snapshots)
+
+
 def load_labels(folder: Path, split: str) -> np.ndarray:
     """Class indices of one split, int32 (images,), in the order of images.csv."""
-    return np.asarray(read_json(folder / "snapshots.json")[split]["labels"], dtype=np.int32)
+    return np.asarray(getattr(load_summary(folder), split).labels, dtype=np.int32)

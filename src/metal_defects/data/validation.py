@@ -2,138 +2,223 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
-from metal_defects.config import SplitSchema
+from metal_defects.config import SplitName, SplitSchema
 from metal_defects.data.annotations import Boxes
 from metal_defects.data.duplicates import Match
-from metal_defects.data.layouts import RejectedFile
+from metal_defects.data.manifest import LeftOut
 from metal_defects.data.splits import SPLITS, Assignment, Item
 from metal_defects.errors import DataError
+from metal_defects.records import Record
 
 MAX_CLASS_RATIO = 1.5
 _SHOWN = 5
 
 
-@dataclass(frozen=True)
-class Check:
+class Check(Record):
     """One question about the data and its answer.
 
     Attributes:
-        name: a short code.
         status: "fail" stops the stage.
         message: one sentence.
-        details: JSON-able figures.
     """
 
-    name: str
     status: Literal["ok", "warn", "fail"]
     message: str
-    details: Mapping[str, Any] = field(default_factory=dict)
 
 
-def make_report(checks: Sequence[Check]) -> dict[str, Any]:
-    """The checks as JSON; raises `DataError` with the message of the first one that failed."""
+class QuarantineCheck(Check):
+    """Are few enough of the files unusable? How many for each reason."""
+
+    files: int
+    quarantined: int
+    share: float
+    reasons: dict[str, int]
+
+
+class Copy(Record):
+    """Two images that show the same; see `metal_defects.data.duplicates.Match`."""
+
+    first: str
+    second: str
+    kind: str
+    correlation: float | None
+
+
+class CopiesCheck(Check):
+    """Which images show the same: groups of paths, and the pairs that join them."""
+
+    groups: tuple[tuple[str, ...], ...] = ()
+    pairs: tuple[Copy, ...] = ()
+
+
+class LabelsCheck(Check):
+    """Do copies of an image agree on its class? Of each group that does not, the class by path."""
+
+    disputed: tuple[dict[str, str], ...]
+
+
+class SplitCheck(Check):
+    """Where does the split come from?
+
+    Attributes:
+        counts: images by split and class.
+        notes: what a reader must know about it.
+        dropped_copies: left out because copies of them are on another side.
+        unused: images beyond the sizes asked for.
+    """
+
+    origin: str
+    counts: dict[SplitName, dict[str, int]]
+    notes: tuple[str, ...]
+    dropped_copies: int
+    unused: int
+
+
+class BalanceCheck(Check):
+    """Are the classes of like size? Largest over smallest, and images by class."""
+
+    ratio: float
+    counts: dict[str, int]
+
+
+class BoxesCheck(Check):
+    """Are there boxes, are they usable, and do they carry the class of their image?"""
+
+    images_with_annotation: int
+    images_without: int
+    boxes: int
+    boxes_of_another_class: int
+    images_with_another_class: tuple[str, ...]
+    unusable_boxes: tuple[str, ...]
+
+
+class ValidationReport(Record):
+    """validation_report.json: every check of the data."""
+
+    quarantine: QuarantineCheck
+    copies: CopiesCheck
+    labels: LabelsCheck
+    split: SplitCheck
+    minimum: Check
+    balance: BalanceCheck
+    boxes: BoxesCheck
+
+    @property
+    def checks(self) -> dict[str, Check]:
+        """All of them by name, in their order."""
+        return {name: getattr(self, name) for name in type(self).model_fields}
+
+
+def require_passed(checks: Iterable[Check]) -> None:
+    """Go on only if no check failed.
+
+    Raises:
+        DataError: with the message of the first one that did.
+    """
     for check in checks:
         if check.status == "fail":
             raise DataError(check.message)
-    status = "warn" if any(check.status == "warn" for check in checks) else "ok"
-    listed = [
-        {"name": check.name, "status": check.status, "message": check.message, **check.details} for check in checks
-    ]
-    return {"status": status, "checks": listed}
 
 
-def check_quarantine(rejected: Sequence[RejectedFile], usable: int, max_share: float) -> Check:
+def check_quarantine(rejected: Sequence[LeftOut], usable: int, max_share: float) -> QuarantineCheck:
     """Are few enough of the files unusable?"""
     total = usable + len(rejected)
     share = len(rejected) / max(total, 1)
-    reasons = dict(sorted(Counter(item.reason for item in rejected).items()))
-    details = {"files": total, "quarantined": len(rejected), "share": round(share, 4), "reasons": reasons}
-    if not rejected:
-        return Check("quarantine", "ok", f"All {total} files are usable images.", details)
-    first = ", ".join(f"{item.path} ({item.reason})" for item in rejected[:_SHOWN])
-    count = f"{len(rejected)} of {total} files ({share:.1%}) cannot be used"
-    if share > max_share:
-        message = (
+    status, message = "ok", f"All {total} files are usable images."
+    if rejected:
+        first = ", ".join(f"{item.path} ({item.reason})" for item in rejected[:_SHOWN])
+        count = f"{len(rejected)} of {total} files ({share:.1%}) cannot be used"
+        status, message = "warn", f"{count}; see quarantine.csv. First: {first}."
+    if rejected and share > max_share:
+        status, message = (
+            "fail",
             f"{count}, more than data_ingestion.max_quarantined_share ({max_share:.1%}) allows. "
-            f"Mend or remove them, or raise the limit. Got, first: {first}."
+            f"Mend or remove them, or raise the limit. Got, first: {first}.",
         )
-        return Check("quarantine", "fail", message, details)
-    return Check("quarantine", "warn", f"{count}; see quarantine.csv. First: {first}.", details)
+    return QuarantineCheck(
+        status=status,
+        message=message,
+        files=total,
+        quarantined=len(rejected),
+        share=round(share, 4),
+        reasons=dict(sorted(Counter(item.reason for item in rejected).items())),
+    )
 
 
-def check_copies(items: Sequence[Item], matches: Sequence[Match], mode: str) -> Check:
+def check_copies(items: Sequence[Item], matches: Sequence[Match], mode: str) -> CopiesCheck:
     """Which images show the same?"""
     if mode == "off":
         message = "Copies were not looked for (data_ingestion.duplicates: off): some may be on both sides of the split."
-        return Check("copies", "warn", message)
-    groups: dict[str, list[str]] = {}
+        return CopiesCheck(status="warn", message=message)
+    found: dict[str, list[str]] = {}
     for item in items:
-        groups.setdefault(item.group, []).append(item.path)
-    groups = {name: paths for name, paths in groups.items() if len(paths) > 1}
-    pairs = [
-        {
-            "first": items[match.first].path,
-            "second": items[match.second].path,
-            "kind": match.kind,
-            "correlation": match.correlation,
-        }
+        found.setdefault(item.group, []).append(item.path)
+    groups = tuple(tuple(paths) for paths in found.values() if len(paths) > 1)
+    pairs = tuple(
+        Copy(
+            first=items[match.first].path,
+            second=items[match.second].path,
+            kind=match.kind,
+            correlation=match.correlation,
+        )
         for match in matches
-    ]
+    )
     kinds = Counter(match.kind for match in matches)
     message = (
         f"{len(groups)} groups of copies, kept on one side: {kinds['file']} pairs of equal files, "
         f"{kinds['pixels']} of equal pixels, {kinds['near']} nearly equal, {kinds['turned']} turned or reflected."
     )
-    return Check("copies", "warn" if groups else "ok", message, {"groups": list(groups.values()), "pairs": pairs})
+    return CopiesCheck(status="warn" if groups else "ok", message=message, groups=groups, pairs=pairs)
 
 
-def check_labels(items: Sequence[Item]) -> Check:
+def check_labels(items: Sequence[Item]) -> LabelsCheck:
     """Do copies of an image agree on its class?"""
     labels: dict[str, dict[str, str]] = {}
     for item in items:
         labels.setdefault(item.group, {})[item.path] = item.label
-    disputed = [found for found in labels.values() if len(set(found.values())) > 1]
+    disputed = tuple(found for found in labels.values() if len(set(found.values())) > 1)
     if not disputed:
-        return Check("labels", "ok", "No image appears under two labels.", {"disputed": []})
+        return LabelsCheck(status="ok", message="No image appears under two labels.", disputed=())
     first = ", ".join(f"{path} ({label})" for path, label in disputed[0].items())
     message = f"{len(disputed)} images appear under more than one label; one of them is wrong. First: {first}."
-    return Check("labels", "warn", message, {"disputed": disputed})
+    return LabelsCheck(status="warn", message=message, disputed=disputed)
 
 
-def check_split(
-    labels: Mapping[str, str], classes: Sequence[str], assignment: Assignment, schema: SplitSchema
-) -> list[Check]:
-    """Where does the split come from, does every class have enough images in each part, and are classes balanced?
-
-    Args:
-        labels: class of each path.
-        classes: in order.
-        assignment: the split.
-        schema: what every class must have.
-    """
+def count_images(
+    labels: Mapping[str, str], classes: Sequence[str], assignment: Assignment
+) -> dict[SplitName, dict[str, int]]:
+    """Images by split and class; `labels` holds the class of each path."""
     counts = {split: dict.fromkeys(classes, 0) for split in SPLITS}
     for path, split in assignment.splits.items():
         counts[split][labels[path]] += 1
+    return counts
+
+
+def check_split(counts: Mapping[SplitName, Mapping[str, int]], assignment: Assignment) -> SplitCheck:
+    """Where does the split come from?
+
+    Args:
+        counts: of `count_images`.
+        assignment: the split.
+    """
     sizes = ", ".join(f"{split} {sum(counts[split].values())}" for split in SPLITS)
-    details = {
-        "origin": assignment.origin,
-        "counts": counts,
-        "notes": list(assignment.notes),
-        "dropped_copies": len(assignment.dropped),
-        "unused": len(assignment.unused),
-    }
     message = " ".join((f"{sizes} ({assignment.origin}).", *assignment.notes))
     if assignment.unused:
         message += f" {len(assignment.unused)} images are beyond the sizes asked for and are not used."
-    loud = assignment.notes or assignment.unused
-    split_check = Check("split", "warn" if loud else "ok", message, details)
-    return [split_check, _check_minimum(counts, schema), _check_balance(counts, classes)]
+    return SplitCheck(
+        status="warn" if assignment.notes or assignment.unused else "ok",
+        message=message,
+        origin=assignment.origin,
+        counts=counts,
+        notes=assignment.notes,
+        dropped_copies=len(assignment.dropped),
+        unused=len(assignment.unused),
+    )
 
 
-def check_boxes(images: Iterable[tuple[str, str, Boxes | None]]) -> Check:
+def check_boxes(images: Iterable[tuple[str, str, Boxes | None]]) -> BoxesCheck:
     """Are there boxes, are they usable, and do they carry the class of their image?
 
     Args:
@@ -142,35 +227,37 @@ def check_boxes(images: Iterable[tuple[str, str, Boxes | None]]) -> Check:
     images = list(images)
     annotated = [(path, label, found) for path, label, found in images if found is not None]
     differing = {path: count for path, label, found in annotated if (count := _count_other(label, found))}
-    problems = [problem for *_, found in annotated for problem in found.problems]
-    details = {
-        "images_with_annotation": len(annotated),
-        "images_without": len(images) - len(annotated),
-        "boxes": sum(len(found.boxes) for *_, found in annotated),
-        "boxes_of_another_class": sum(differing.values()),
-        "images_with_another_class": list(differing),
-        "unusable_boxes": problems,
-    }
-    if not annotated:
-        return Check("boxes", "ok", "There are no annotations.", details)
-    message = f"{details['boxes']} boxes in {len(annotated)} images."
-    if len(images) > len(annotated):
-        message += f" {details['images_without']} images have no annotation."
+    problems = tuple(problem for *_, found in annotated for problem in found.problems)
+    boxes, others, without = sum(len(found.boxes) for *_, found in annotated), sum(differing.values()), len(images)
+    without -= len(annotated)
+    message = f"{boxes} boxes in {len(annotated)} images." if annotated else "There are no annotations."
+    if annotated and without:
+        message += f" {without} images have no annotation."
     if differing:
         message += (
-            f" {details['boxes_of_another_class']} boxes in {len(differing)} images carry a class other than "
-            "their file's: these images show two defects."
+            f" {others} boxes in {len(differing)} images carry a class other than their file's: these images show two "
+            "defects."
         )
     if problems:
         message += f" {len(problems)} annotations cannot be used. First: {problems[0]}."
-    return Check("boxes", "warn" if differing or problems else "ok", message, details)
+    return BoxesCheck(
+        status="warn" if differing or problems else "ok",
+        message=message,
+        images_with_annotation=len(annotated),
+        images_without=without,
+        boxes=boxes,
+        boxes_of_another_class=others,
+        images_with_another_class=tuple(differing),
+        unusable_boxes=problems,
+    )
 
 
 def _count_other(label: str, found: Boxes) -> int:
     return sum(box.label != label for box in found.boxes)
 
 
-def _check_minimum(counts: Mapping[str, Mapping[str, int]], schema: SplitSchema) -> Check:
+def check_minimum(counts: Mapping[SplitName, Mapping[str, int]], schema: SplitSchema) -> Check:
+    """Does every class have enough images in each part?"""
     lacking = [
         f"'{label}' has {count} {split} images, {schema.min_images_per_class[split]} are needed"
         for split in SPLITS
@@ -178,16 +265,17 @@ def _check_minimum(counts: Mapping[str, Mapping[str, int]], schema: SplitSchema)
         if count < schema.min_images_per_class.get(split, 0)
     ]
     if not lacking:
-        return Check("minimum", "ok", "Every class has enough images in every split.")
+        return Check(status="ok", message="Every class has enough images in every split.")
     more = f" and {len(lacking) - _SHOWN} more" if len(lacking) > _SHOWN else ""
     message = (
         "Some classes have too few different images (schema.yaml, split.min_images_per_class; copies stay together). "
         f"Add images, or take the class out of schema.yaml. Got: {'; '.join(lacking[:_SHOWN])}{more}."
     )
-    return Check("minimum", "fail", message)
+    return Check(status="fail", message=message)
 
 
-def _check_balance(counts: Mapping[str, Mapping[str, int]], classes: Sequence[str]) -> Check:
+def check_balance(counts: Mapping[SplitName, Mapping[str, int]], classes: Sequence[str]) -> BalanceCheck:
+    """Are the classes of like size?"""
     totals = {label: sum(counts[split][label] for split in SPLITS) for label in classes}
     largest, smallest = max(totals, key=totals.get), min(totals, key=totals.get)
     ratio = round(totals[largest] / max(totals[smallest], 1), 2)
@@ -196,4 +284,4 @@ def _check_balance(counts: Mapping[str, Mapping[str, int]], classes: Sequence[st
         f"'{smallest}' ({totals[smallest]})."
     )
     status = "warn" if ratio > MAX_CLASS_RATIO else "ok"
-    return Check("balance", status, message, {"ratio": ratio, "counts": totals})
+    return BalanceCheck(status=status, message=message, ratio=ratio, counts=totals)

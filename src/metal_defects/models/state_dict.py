@@ -3,16 +3,18 @@
 import io
 import math
 import mmap
+import pickle
+import pickletools
 import struct
 import zipfile
+from collections import OrderedDict
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import numpy as np
 
 from metal_defects.errors import WeightsError
-from metal_defects.models.torch_pickle import RefusedError, Storage, Tensor, read_pickle
 
 if TYPE_CHECKING:
     import keras
@@ -20,18 +22,58 @@ if TYPE_CHECKING:
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
 ZIP_MAGIC = b"PK\x03\x04"
-# What damage raises here, in pickletools and in zipfile (impossible seeks, unknown versions, encryption).
+_DTYPES = {
+    "DoubleStorage": "<f8",
+    "FloatStorage": "<f4",
+    "HalfStorage": "<f2",
+    "LongStorage": "<i8",
+    "IntStorage": "<i4",
+    "ShortStorage": "<i2",
+    "CharStorage": "i1",
+    "ByteStorage": "u1",
+    "BoolStorage": "?",
+}
+# What damage raises here, in pickle and in zipfile (impossible seeks, unknown versions, encryption).
 _DAMAGES = (
     ValueError,
     TypeError,
     LookupError,
+    AttributeError,
     EOFError,
     ArithmeticError,
+    MemoryError,
     OSError,
     RuntimeError,
     struct.error,
+    pickle.UnpicklingError,
     zipfile.BadZipFile,
 )
+
+
+class _RefusedError(Exception):
+    """Names what a state dict has no need of."""
+
+
+class Storage(NamedTuple):
+    """A declared block of `length` values."""
+
+    key: str
+    dtype: np.dtype
+    length: int
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.length * self.dtype.itemsize
+
+
+class Tensor(NamedTuple):
+    """A declared view of a storage; offset and strides count values, not bytes."""
+
+    storage: Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
 
 
 def read_state_dict(path: Path) -> dict[str, np.ndarray]:
@@ -50,7 +92,7 @@ def read_state_dict(path: Path) -> dict[str, np.ndarray]:
             is_zip = stream.read(len(ZIP_MAGIC)) == ZIP_MAGIC
             tensors, storages = _read_zip(stream) if is_zip else _read_legacy(stream)
             return {name: _view(tensor, storages[tensor.storage.key]) for name, tensor in tensors.items()}
-        except RefusedError as error:
+        except _RefusedError as error:
             raise WeightsError(
                 f"{path.name} must be a PyTorch state dict: names and tensors, nothing else. Got {error} in {path}."
             ) from None
@@ -104,19 +146,76 @@ def _arrange(layer: "keras.Layer", module: str) -> list[tuple[str, tuple[int, ..
     return [(f"{module}.weight", (2, 3, 0, 1) if depthwise else (2, 3, 1, 0))]
 
 
+class _StateDictUnpickler(pickle.Unpickler):
+    """An unpickler that imports nothing and declares tensors instead of making them.
+
+    "Restricting Globals" in the documentation of pickle. What it hands out are bound methods, names and tuples: unlike
+    classes and functions, a pickle can set no attributes on them that would outlive it.
+    """
+
+    def find_class(self, module: str, name: str) -> Any:
+        match module, name:
+            case "collections", "OrderedDict":
+                return OrderedDict
+            case "torch._utils", "_rebuild_tensor_v2":
+                return self._declare_tensor
+            case "torch._utils", "_rebuild_parameter":
+                return self._unwrap_parameter
+            case "torch", _ if name in _DTYPES:
+                return name
+        raise _RefusedError(f"a reference to {module[:40]}.{name[:40]}")
+
+    def persistent_load(self, reference: Any) -> Storage:
+        kind, dtype, key, _device, length, *view = reference
+        if _expect(str, kind) != "storage" or any(part is not None for part in view):
+            raise _RefusedError(f"a reference to a part of a {kind[:40]}")
+        if _expect(int, length) < 0:
+            raise ValueError("a storage has a negative length")
+        return Storage(_expect(str, key), np.dtype(_DTYPES[dtype]), length)
+
+    def _declare_tensor(self, storage: Any, offset: Any, shape: Any, strides: Any, *_rest: Any) -> Tensor:
+        for number in (offset, *_expect(tuple, shape), *_expect(tuple, strides)):
+            _expect(int, number)
+        return Tensor(_expect(Storage, storage), offset, shape, strides)
+
+    def _unwrap_parameter(self, tensor: Any, *_rest: Any) -> Any:
+        return tensor
+
+
+def _expect(kind: type, value: Any) -> Any:
+    if not isinstance(value, kind):
+        raise TypeError(f"a pickle has a {type(value).__name__} in place of a {kind.__name__}")
+    return value
+
+
+def _load(stream: "io.BytesIO | mmap.mmap") -> Any:
+    """The value of the next pickle in `stream`, which is left just behind it.
+
+    Args:
+        stream: one that never allocates more than it holds, whatever length is asked of it.
+    """
+    start = stream.tell()
+    for opcode, argument, position in pickletools.genops(stream):
+        # The unpickler's memo grows to the highest number in the file, even one of 64 GB.
+        if opcode.name in ("PUT", "LONG_BINPUT") and argument > position:
+            raise ValueError(f"a pickle counts to {argument} within {position} bytes")
+    stream.seek(start)
+    return _StateDictUnpickler(stream).load()
+
+
 def _read_legacy(stream: BinaryIO) -> tuple[dict[str, Tensor], dict[str, np.ndarray]]:
     """Five pickles (magic number, protocol, system, object, storage keys), then each storage: its length, its bytes."""
     # A map, unlike a file, never allocates what a damaged length asks for beyond its end.
     with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-        if mapped[:1] != b"\x80" or read_pickle(mapped) != LEGACY_MAGIC:
+        if mapped[:1] != b"\x80" or _load(mapped) != LEGACY_MAGIC:
             raise ValueError("it does not begin as PyTorch's files do")
-        protocol, system = read_pickle(mapped), read_pickle(mapped)
+        protocol, system = _load(mapped), _load(mapped)
         if protocol != LEGACY_PROTOCOL or system["little_endian"] is not True:
-            raise RefusedError("another protocol or byte order")
-        tensors = _named_tensors(read_pickle(mapped))
+            raise _RefusedError("another protocol or byte order")
+        tensors = _named_tensors(_load(mapped))
         expected = _distinct_storages(tensors, len(mapped))
         storages = {}
-        for key in read_pickle(mapped):
+        for key in _load(mapped):
             storage = expected.pop(key)
             if mapped.read(8) != storage.length.to_bytes(8, "little"):
                 raise ValueError(f"storage {key} has not the declared {storage.length} values")
@@ -133,27 +232,27 @@ def _read_zip(stream: BinaryIO) -> tuple[dict[str, Tensor], dict[str, np.ndarray
         members = {member.filename: member for member in archive.infolist()}
         tops = [name.removesuffix("data.pkl") for name in members if name.endswith("/data.pkl")]
         if len(tops) != 1:
-            raise RefusedError(f"an archive with {len(tops)} objects")
+            raise _RefusedError(f"an archive with {len(tops)} objects")
 
         def read(name: str) -> bytes:
             member = members[tops[0] + name]
             if member.compress_type != zipfile.ZIP_STORED or member.file_size > size:
-                raise RefusedError(f"a compressed {name}")
+                raise _RefusedError(f"a compressed {name}")
             return archive.read(member)
 
         if tops[0] + "byteorder" in members and read("byteorder") != b"little":
-            raise RefusedError("another byte order")
-        tensors = _named_tensors(read_pickle(io.BytesIO(read("data.pkl"))))
+            raise _RefusedError("another byte order")
+        tensors = _named_tensors(_load(io.BytesIO(read("data.pkl"))))
         expected = _distinct_storages(tensors, size)
         return tensors, {key: _decode(storage, read(f"data/{key}")) for key, storage in expected.items()}
 
 
 def _named_tensors(value: Any) -> dict[str, Tensor]:
     if not isinstance(value, dict):
-        raise RefusedError(f"a {type(value).__name__}")
+        raise _RefusedError(f"a {type(value).__name__}")
     for name, tensor in value.items():
         if not isinstance(tensor, Tensor):
-            raise RefusedError(f"a {type(tensor).__name__} named '{name}'")
+            raise _RefusedError(f"a {type(tensor).__name__} named '{_expect(str, name)[:80]}'")
     return value
 
 

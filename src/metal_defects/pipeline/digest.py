@@ -2,103 +2,191 @@
 
 import ast
 import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from metal_defects.config import Settings
+from metal_defects.files import write_json
 
 PACKAGE = "metal_defects"
+ROOT = Path(__file__).parents[1]
 LIBRARIES = ("tensorflow", "tensorflow-cpu", "keras", "numpy")
+# Modules that decide when and how something is told or read, never what a stage computes.
+WITHOUT_EFFECT = ("config", "errors", "log", "system", "pipeline")
+CACHE = ".code.json"
 
 
 def library_versions() -> dict[str, str]:
     """Installed versions of the libraries that numbers depend on, without importing them."""
     found = {}
     for name in LIBRARIES:
-        try:
+        with suppress(PackageNotFoundError):
             found[name] = version(name)
-        except PackageNotFoundError:
-            continue
     return found
 
 
-def source_digest(module: str) -> str:
-    """SHA-256 over the source of `module` and of every module of this package that it imports, however deep."""
-    digest = hashlib.sha256()
-    for name in sorted(_imports_of(module)):
-        digest.update(f"{name}\n".encode())
-        digest.update(_source_file(name).read_bytes())
-    return digest.hexdigest()
-
-
-def template_digests(_settings: Settings) -> dict[str, str]:
-    """SHA-256 of every template of the report: code that no import leads to."""
-    templates = sorted((Path(__file__).parents[1] / "report" / "templates").glob("*.j2"))
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in templates}
-
-
-def settings_subset(settings: Settings, dotted_names: tuple[str, ...]) -> dict[str, Any]:
-    """The named parts of the settings as JSON values.
+class CodeDigests:
+    """Digests of this package's modules: equal as long as the same is computed, whatever comments and docstrings say.
 
     Args:
-        settings: all settings.
-        dotted_names: such as "params.training", "data_schema.classes" or "params.seed".
+        cache: file that remembers the digests of files that have not changed since; None for none.
     """
-    tree = settings.model_dump(mode="json", include={"config", "params", "data_schema"})
-    return {name: _descend(tree, name) for name in dotted_names}
+
+    def __init__(self, cache: Path | None = None) -> None:
+        self._cache = cache
+        self._known: dict[str, list[Any]] = {}
+        self._is_changed = False
+        if cache is not None:
+            with suppress(OSError, ValueError):
+                self._known = json.loads(cache.read_text(encoding="utf-8"))
+
+    def of(self, module: str) -> dict[str, str]:
+        """SHA-256 of `module` and of every module of this package that it imports, however deep, by name."""
+        found: dict[str, str] = {}
+        waiting = [module]
+        while waiting:
+            name = waiting.pop()
+            if name not in found and not _has_no_effect(name):
+                found[name], imported = self._look_at(name)
+                waiting.extend(imported)
+        return dict(sorted(found.items()))
+
+    def save(self) -> None:
+        """Remember what was found; where nothing can be written, the next look takes longer."""
+        if self._cache is not None and self._is_changed and self._cache.parent.is_dir():
+            with suppress(OSError):
+                write_json(self._cache, self._known)
+            self._is_changed = False
+
+    def _look_at(self, module: str) -> tuple[str, list[str]]:
+        source = _source_file(module)
+        stat = source.stat()
+        stamp = f"{source} {stat.st_size} {stat.st_mtime_ns}"
+        known = self._known.get(module)
+        if not known or known[0] != stamp:
+            known = [stamp, *_parse(source)]
+            self._known[module] = known
+            self._is_changed = True
+        return known[1], known[2]
 
 
-def first_difference(old: Any, new: Any, path: str = "") -> str | None:
-    """The first key whose value differs, such as "params.training.epochs 30 → 5"; None where all is equal."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in [*new, *(key for key in old if key not in new)]:
-            found = first_difference(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
-            if found:
-                return found
-        return None
-    return None if old == new else f"{path} {_shorten(old)} → {_shorten(new)}"
+def digest_files(folder: Path, pattern: str) -> dict[str, str]:
+    """SHA-256 of the files in a folder that match a pattern, by name."""
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.glob(pattern))}
 
 
-def _descend(tree: Any, dotted: str) -> Any:
-    for part in dotted.split("."):
-        tree = tree[part]
-    return tree
+def look_up(settings: Settings, key: str) -> Any:
+    """A setting, or a section of them, by the key that `--set` takes, such as "training.epochs".
+
+    Raises:
+        KeyError: there is none.
+    """
+    first, *rest = key.split(".")
+    parts = (settings.config, settings.params, settings.data_schema)
+    node: Any = next((part for part in parts if first in type(part).model_fields), None)
+    for name in (first, *rest):
+        if not isinstance(node, BaseModel) or name not in type(node).model_fields:
+            raise KeyError(f"There is no setting '{key}'.")
+        node = getattr(node, name)
+    return node
 
 
-def _shorten(value: Any) -> str:
-    text = "none" if value is None else str(value)
-    is_digest = len(text) == 64 and all(character in "0123456789abcdef" for character in text)
-    return text[:8] if is_digest else text if len(text) <= 40 else text[:39] + "…"
+def flatten_settings(settings: Settings, keys: Iterable[str]) -> dict[str, Any]:
+    """Values of settings by their full keys, as JSON; sections are taken apart, lists and free mappings are not."""
+    return {name: value for key in keys for name, value in _flatten(key, look_up(settings, key))}
 
 
-def _imports_of(module: str) -> set[str]:
-    found: set[str] = set()
-    waiting = [module]
-    while waiting:
-        name = waiting.pop()
-        if name not in found:
-            found.add(name)
-            source = _source_file(name)
-            waiting.extend(_direct_imports(source, source.stat().st_mtime_ns))
-    return found
+def explain_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
+    """The first thing that differs between two sets of inputs; None where nothing does.
+
+    A setting is told in the form that `--set` takes, with what it was as a YAML comment behind it.
+    """
+    for key, value in new["settings"].items():
+        if key not in old["settings"] or old["settings"][key] != value:
+            before = _to_yaml(old["settings"][key]) if key in old["settings"] else "not asked for"
+            return f"{key}={_to_yaml(value)}  # was {before}"
+    if gone := next((key for key in old["settings"] if key not in new["settings"]), None):
+        return f"{gone} is no longer used"
+    for part, words in (("reads", "{} changed"), ("outside", "{} changed"), ("code", "code of {} changed")):
+        if name := _first_difference(old.get(part), new[part]):
+            return words.format(name)
+    name = _first_difference(old.get("versions"), new["versions"])
+    return f"{name}: version {new['versions'].get(name, 'gone')}" if name else None
 
 
-@lru_cache
-def _direct_imports(source: Path, _mtime_ns: int) -> tuple[str, ...]:
-    """Modules of this package that a file imports anywhere; the time is part of the cache's key."""
-    found = []
-    for node in ast.walk(ast.parse(source.read_bytes())):
+def _first_difference(old: Any, new: Mapping[str, Any]) -> str | None:
+    """The first key whose value differs, with the keys below it that do."""
+    before = old if isinstance(old, Mapping) else {}
+    for key in [*new, *(key for key in before if key not in new)]:
+        one, other = before.get(key), new.get(key)
+        if one == other:
+            continue
+        deeper = _first_difference(one, other) if isinstance(one, Mapping) and isinstance(other, Mapping) else None
+        return f"{key} ({deeper})" if deeper else str(key)
+    return None
+
+
+def _flatten(key: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if not isinstance(value, BaseModel):
+        yield key, _to_json(value)
+        return
+    for name, field in type(value).model_fields.items():
+        part = getattr(value, name)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _flatten(f"{key}.{name}", part)
+        else:  # one of several types, such as a word or sizes, is set as a whole
+            yield f"{key}.{name}", _to_json(part)
+
+
+def _to_json(value: Any) -> Any:
+    return value.model_dump(mode="json") if isinstance(value, BaseModel) else json.loads(json.dumps(value, default=str))
+
+
+def _to_yaml(value: Any) -> str:
+    """On one line, as YAML reads it back; JSON is YAML."""
+    is_plain = isinstance(value, str) and value.replace("_", "").replace("-", "").isalnum() and not value[0].isdigit()
+    return value if is_plain and value not in _YAML_WORDS else json.dumps(value, ensure_ascii=False)
+
+
+_YAML_WORDS = ("yes", "no", "on", "off", "true", "false", "null", "y", "n")
+
+
+def _has_no_effect(module: str) -> bool:
+    return module == PACKAGE or module.split(".")[1] in WITHOUT_EFFECT
+
+
+def _parse(source: Path) -> tuple[str, list[str]]:
+    """SHA-256 of a file's syntax without comments and docstrings, and the modules of this package that it imports."""
+    tree = ast.parse(source.read_bytes())
+    imported = sorted(set(_imports(tree)))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            node.body = [part for part in node.body if not _is_text(part)]
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest(), imported
+
+
+def _is_text(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def _imports(tree: ast.Module) -> Iterator[str]:
+    """Modules of this package that are imported anywhere in a file."""
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
             names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         else:
             continue
-        found += [name for name in names if name.split(".")[0] == PACKAGE and _package_file(name)]
-    return tuple(found)
+        yield from (name for name in names if name.split(".")[0] == PACKAGE and _package_file(name))
 
 
 def _source_file(module: str) -> Path:
@@ -111,10 +199,11 @@ def _source_file(module: str) -> Path:
     return path
 
 
+@lru_cache(maxsize=1024)
 def _package_file(module: str) -> Path | None:
     """The file of a module of this package, found by its name: looking it up would import its parents."""
     first, *parts = module.split(".")
-    base = Path(__file__).parents[1].joinpath(*parts)
+    base = ROOT.joinpath(*parts)
     if first != PACKAGE:
         return None
     candidates = (base.with_suffix(".py"), base / "__init__.py")

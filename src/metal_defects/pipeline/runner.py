@@ -1,12 +1,13 @@
 """Runs the table of stages: nothing that is up to date, nothing on stale inputs, and never half a result."""
 
-import json
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from fnmatch import fnmatchcase
+from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -18,64 +19,11 @@ from metal_defects.config import Settings
 from metal_defects.errors import BusyError, UserError
 from metal_defects.files import read_json, sha256_file, sha256_json, write_json
 from metal_defects.log import logger
-from metal_defects.pipeline.digest import first_difference, library_versions, settings_subset, source_digest
+from metal_defects.pipeline.artifacts import Artifact
+from metal_defects.pipeline.context import Stage, StageContext, Used
+from metal_defects.pipeline.digest import CACHE, CodeDigests, explain_difference, flatten_settings, library_versions
 
 LOCK = "stage.json"
-
-
-@dataclass(frozen=True)
-class StageContext:
-    """What a stage is given.
-
-    Attributes:
-        settings: validated settings of this run.
-        out: folder to write to; becomes `artifacts/<stage>` when the stage succeeds.
-        artifacts: folder of the finished stages.
-        resume: folder that survives a crash of this stage and is removed when it succeeds.
-    """
-
-    settings: Settings
-    out: Path
-    artifacts: Path
-    resume: Path
-
-    @property
-    def feature_banks(self) -> Path:
-        """Folder of features keyed by content, shared by stages and kept between runs."""
-        return self.artifacts / "feature_banks"
-
-    def data_source(self) -> dict[str, Any]:
-        """Kind of the data and the notice that every result must carry."""
-        source = read_json(self.artifacts / "01_data_ingestion" / "source.json")
-        return {"kind": source["kind"], "notice": source["notice"]}
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One row of the table.
-
-    Attributes:
-        name: number and name; also the folder under artifacts/.
-        component: import name of the module whose `run(context)` does the work.
-        summary: what it does, in a few words.
-        params: dotted names of the settings that its result depends on.
-        reads: files of earlier stages, relative to artifacts/.
-        writes: glob patterns that must match something in its folder afterwards.
-        fingerprint: identity of what it reads from outside artifacts/.
-    """
-
-    name: str
-    component: str
-    summary: str
-    params: tuple[str, ...]
-    reads: tuple[str, ...]
-    writes: tuple[str, ...]
-    fingerprint: Callable[[Settings], dict[str, Any]] | None = None
-
-    @property
-    def number(self) -> str:
-        """Two digits, such as "06"."""
-        return self.name[:2]
 
 
 @dataclass(frozen=True)
@@ -91,27 +39,29 @@ class Status:
 def plan(stages: Sequence[Stage], settings: Settings, force: bool = False) -> list[Status]:
     """What a run would do, without doing or importing anything heavy."""
     statuses: list[Status] = []
+    code = _code_digests(settings)
     for stage in stages:
-        stale = [s.stage for s in statuses if not s.hit and any(r.startswith(s.stage.name) for r in stage.reads)]
+        written = {artifact.writer for artifact in stage.reads}
+        stale = [status.stage for status in statuses if not status.hit and status.stage.name in written]
         if force:
             status = Status(stage, False, "forced", _last_seconds(stage, settings))
         elif stale:
             status = Status(stage, False, f"after {stale[0].number}", _last_seconds(stage, settings))
         else:
-            status = stage_status(stage, settings)
+            status = stage_status(stage, settings, code)
         statuses.append(status)
+    code.save()
     return statuses
 
 
-def stage_status(stage: Stage, settings: Settings) -> Status:
+def stage_status(stage: Stage, settings: Settings, code: CodeDigests) -> Status:
     """Compare what the stage would read now with what its lock file recorded."""
-    seconds = _last_seconds(stage, settings)
-    folder = settings.config.paths.artifacts / stage.name
-    record = _read_lock(folder)
+    record = _read_lock(settings.config.paths.artifacts / stage.name)
     if record is None:
-        return Status(stage, False, "no earlier result", seconds)
-    cause = first_difference(record["inputs"], stage_inputs(stage, settings)) or _changed_output(folder, record)
-    return Status(stage, cause is None, cause or "up to date", seconds)
+        return Status(stage, False, "no earlier result", None)
+    cause = explain_difference(record["inputs"], stage_inputs(stage, settings, code))
+    cause = cause or _changed_output(settings.config.paths.artifacts / stage.name, record)
+    return Status(stage, cause is None, cause or "up to date", record["seconds"])
 
 
 def run_stages(stages: Sequence[Stage], settings: Settings, force: bool = False) -> list[Status]:
@@ -122,20 +72,24 @@ def run_stages(stages: Sequence[Stage], settings: Settings, force: bool = False)
         UserError: an earlier stage that is not among `stages` has no current result.
     """
     done = []
-    with _only_run(settings.config.paths.artifacts):
-        _sweep(settings.config.paths.artifacts)
+    artifacts = settings.config.paths.artifacts
+    with _only_run(artifacts):
+        _sweep(artifacts)
+        code = _code_digests(settings)
         for stage in stages:
-            status = stage_status(stage, settings)
+            status = stage_status(stage, settings, code)
             if status.hit and not force:
                 logger.info("%s  up to date", stage.name)
                 # A forced run that was interrupted leaves one for a result that is there.
-                shutil.rmtree(_resume_folder(stage, stage_inputs(stage, settings), settings), ignore_errors=True)
+                shutil.rmtree(_resume_folder(stage, stage_inputs(stage, settings, code), settings), ignore_errors=True)
             else:
                 cause = "forced" if status.hit else status.cause
                 logger.info("%s  running (%s)", stage.name, cause)
-                status = Status(stage, False, cause, _run_stage(stage, settings))
-                logger.info("%s  done in %.1f s", stage.name, status.seconds)
+                seconds = _run_stage(stage, settings, code)
+                status = Status(stage, False, cause, seconds)
+                logger.info("%s  done in %.1f s", stage.name, seconds)
             done.append(status)
+        code.save()
     return done
 
 
@@ -153,37 +107,40 @@ def require_current(stages: Sequence[Stage], settings: Settings) -> None:
             )
 
 
-def stage_inputs(stage: Stage, settings: Settings) -> dict[str, Any]:
+def stage_inputs(stage: Stage, settings: Settings, code: CodeDigests) -> dict[str, Any]:
     """Everything that the result of `stage` depends on, as JSON values."""
     artifacts = settings.config.paths.artifacts
-    inputs = {
-        **settings_subset(settings, stage.params),
-        "reads": {name: _recorded_digest(artifacts, name) for name in stage.reads},
-        "source": stage.fingerprint(settings) if stage.fingerprint else {},
-        "code": source_digest(stage.component),
+    return {
+        "settings": flatten_settings(settings, stage.settings),
+        "reads": {artifact.name: _recorded_digest(artifacts, artifact) for artifact in stage.reads},
+        "outside": {thing.name: thing.fingerprint(settings) for thing in stage.outside},
+        "code": code.of(stage.component),
         "versions": library_versions(),
     }
-    return json.loads(json.dumps(inputs))
 
 
-def _run_stage(stage: Stage, settings: Settings) -> float:
+def _code_digests(settings: Settings) -> CodeDigests:
+    return CodeDigests(settings.config.paths.artifacts / CACHE)
+
+
+def _run_stage(stage: Stage, settings: Settings, code: CodeDigests) -> float:
     """Run one stage in a temporary folder and put that folder in place; returns seconds."""
     artifacts = settings.config.paths.artifacts
-    inputs = stage_inputs(stage, settings)
+    inputs = stage_inputs(stage, settings, code)
     partial = artifacts / f".partial-{stage.name}"
     resume = _resume_folder(stage, inputs, settings)
     partial.mkdir(parents=True)
     resume.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
-    context = StageContext(settings=settings, out=partial, artifacts=artifacts, resume=resume)
+    context = StageContext(stage, settings, partial, resume)
     import_module(stage.component).run(context)
-    missing = [pattern for pattern in stage.writes if not any(partial.glob(pattern))]
+    missing = [artifact.file for artifact in stage.writes if not any(partial.glob(artifact.file))]
     if missing:
         raise RuntimeError(f"Stage {stage.name} did not write {', '.join(missing)}.")
     seconds = time.monotonic() - start
-    # The fingerprint is taken again: ingestion may just have downloaded what a later run finds on disk.
-    final_inputs = stage_inputs(stage, settings) if stage.fingerprint else inputs
-    _write_lock(stage, partial, final_inputs, seconds)
+    # Fingerprints are taken again: ingestion may just have downloaded what a later run finds on disk.
+    outside = {thing.name: thing.fingerprint(settings) for thing in stage.outside}
+    _write_lock(stage, partial, inputs | {"outside": outside}, context.used, seconds)
     _put_in_place(partial, artifacts / stage.name)
     for folder in resume.parent.glob(f"{stage.name}-*"):
         shutil.rmtree(folder)
@@ -194,19 +151,19 @@ def _resume_folder(stage: Stage, inputs: dict[str, Any], settings: Settings) -> 
     return settings.config.paths.artifacts / ".resume" / f"{stage.name}-{sha256_json(inputs)[:16]}"
 
 
-def _write_lock(stage: Stage, folder: Path, inputs: dict[str, Any], seconds: float) -> None:
+def _write_lock(stage: Stage, folder: Path, inputs: dict[str, Any], used: Used, seconds: float) -> None:
     outputs = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         stat = path.stat()
-        outputs[path.relative_to(folder).as_posix()] = {
-            "sha256": sha256_file(path), "bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns,
-        }  # fmt: skip
+        described = {"sha256": sha256_file(path), "bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+        outputs[path.relative_to(folder).as_posix()] = described
     record = {
         "stage": stage.name,
         "version": __version__,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(seconds, 2),
         "inputs": inputs,
+        "asked_for": {name: sorted(names) for name, names in asdict(used).items()},
         "outputs": outputs,
     }
     write_json(folder / LOCK, record)
@@ -221,7 +178,7 @@ def _put_in_place(partial: Path, final: Path) -> None:
 
 
 @contextmanager
-def _only_run(artifacts: Path):
+def _only_run(artifacts: Path) -> Iterator[None]:
     """Hold the artifacts folder; the operating system lets go of it however the process ends."""
     artifacts.mkdir(parents=True, exist_ok=True)
     lock = FileLock(artifacts / ".lock")
@@ -246,16 +203,33 @@ def _sweep(artifacts: Path) -> None:
 
 def _read_lock(folder: Path) -> dict[str, Any] | None:
     try:
-        record = read_json(folder / LOCK)
-        return record if {"inputs", "outputs", "seconds"} <= record.keys() else None
-    except (OSError, ValueError, AttributeError):
+        return _parse_lock(folder / LOCK, (folder / LOCK).stat().st_mtime_ns)
+    except OSError:
         return None
 
 
-def _recorded_digest(artifacts: Path, name: str) -> str | None:
-    stage, _, file = name.partition("/")
-    record = _read_lock(artifacts / stage)
-    return record["outputs"].get(file, {}).get("sha256") if record else None
+@lru_cache(maxsize=64)
+def _parse_lock(path: Path, _mtime_ns: int) -> dict[str, Any] | None:
+    """What a lock file holds, None where it is damaged or of another version; the time is part of the cache's key."""
+    try:
+        record = read_json(path)
+        return record if {"inputs", "outputs", "seconds", "asked_for"} <= record.keys() else None
+    except (ValueError, AttributeError):
+        return None
+
+
+def _recorded_digest(artifacts: Path, artifact: Artifact) -> str | None:
+    """One digest for all files of an artifact, as its writer's lock file has them; None where there is none."""
+    record = _read_lock(artifacts / artifact.writer)
+    if record is None:
+        return None
+    patterns = artifact.known_by or (artifact.file, f"{artifact.file}/*")
+    files = {
+        name: output["sha256"]
+        for name, output in record["outputs"].items()
+        if any(fnmatchcase(name, pattern) for pattern in patterns)
+    }
+    return sha256_json(files) if files else None
 
 
 def _changed_output(folder: Path, record: dict[str, Any]) -> str | None:
@@ -275,3 +249,19 @@ def _changed_output(folder: Path, record: dict[str, Any]) -> str | None:
 def _last_seconds(stage: Stage, settings: Settings) -> float | None:
     record = _read_lock(settings.config.paths.artifacts / stage.name)
     return record["seconds"] if record else None
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A stage that has run: its name, how long it took, and when it ended (ISO 8601)."""
+
+    stage: str
+    seconds: float
+    finished: str
+
+
+def read_history(artifacts: Path) -> tuple[Finished, ...]:
+    """The stages that have a result, in their order."""
+    folders = sorted(path.parent for path in artifacts.glob(f"[0-9][0-9]_*/{LOCK}"))
+    records = [(folder.name, _read_lock(folder)) for folder in folders]
+    return tuple(Finished(name, one["seconds"], one["finished"]) for name, one in records if one)

@@ -1,87 +1,177 @@
-"""THE table: what runs, in this order.
+"""THE table: what runs, in this order, and all that each stage may read.
 
-Component 05, callbacks, is a library of stages 06 and 07: it has no row because it writes nothing of its own.
+Component 05, callbacks, is a library of the stages that train: it has no row because it writes nothing of its own.
 """
 
-from metal_defects.data.sources import source_fingerprint
-from metal_defects.pipeline.digest import template_digests
-from metal_defects.pipeline.runner import Stage
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
-MANIFEST = "01_data_ingestion/manifest.csv"
-IMAGES = "02_data_preprocessing/images.csv"
-SNAPSHOTS = "03_dataset_loader/snapshots.json"
-LABELS = "03_dataset_loader/class_labels.json"
-MODELS = "04_model_builder/models.json"
-BEST = "06_model_training_evaluation/best_base_model.json"
-TUNED = tuple(f"07_hyperparameter_tuning/{name}" for name in ("tuned_model.h5", "tuned_model.json", "metrics.json"))
+from metal_defects.config import Settings
+from metal_defects.data.sources import find_source, source_fingerprint
+from metal_defects.pipeline import artifacts as a
+from metal_defects.pipeline.command import repeat_command
+from metal_defects.pipeline.context import Outside, Stage
+from metal_defects.pipeline.digest import ROOT, digest_files
+from metal_defects.pipeline.runner import read_history
 
-ANSWER = tuple(f"08_model_evaluation/{name}" for name in ("answer.npz", "decision.json", "evaluation.json"))
+
+def _weights_fingerprint(settings: Settings) -> dict[str, Any]:
+    from metal_defects.models.specs import SPECS
+    from metal_defects.models.weights import fingerprint_weights
+
+    names = settings.params.model_builder.models
+    return fingerprint_weights([SPECS[name].weights for name in names], settings.config.paths.weights)
+
+
+def _earlier_stages(settings: Settings) -> dict[str, Any]:
+    done = read_history(settings.config.paths.artifacts)
+    return {one.stage: one.finished for one in done if one.stage < a.REPORT}
+
+
+DATA = Outside("data", source_fingerprint, find_source)
+
+
+def _weights_place(settings: Settings) -> tuple[Path, float]:
+    """The folder of weights files, and seconds that a host has to answer."""
+    return settings.config.paths.weights, settings.config.data.timeout_seconds
+
+
+WEIGHTS = Outside("weights", _weights_fingerprint, _weights_place)
+COMMAND = Outside("command", lambda settings: {"line": repeat_command(settings)}, repeat_command)
+HISTORY = Outside("history", _earlier_stages, lambda settings: read_history(settings.config.paths.artifacts))
+TEMPLATES = Outside("templates", lambda _: digest_files(ROOT / "report" / "templates", "*.j2"))
 
 STAGES = (
     Stage(
-        name="01_data_ingestion",
+        name=a.INGESTION,
         component="metal_defects.components.c01_data_ingestion",
         summary="find, check and split the images",
-        params=("params.seed", "params.data_ingestion", "data_schema", "config.data.source", "config.data.kaggle"),
-        fingerprint=source_fingerprint,
+        settings=("seed", "data_ingestion", "classes", "image", "split"),
+        outside=(DATA,),
         reads=(),
-        writes=("manifest.csv", "quarantine.csv", "source.json", "validation_report.json"),
+        writes=(a.MANIFEST, a.QUARANTINE, a.SOURCE, a.VALIDATION),
     ),
     Stage(
-        name="02_data_preprocessing",
+        name=a.PREPROCESSING,
         component="metal_defects.components.c02_data_preprocessing",
         summary="224 px RGB images and exploratory plots",
-        params=("params.data_preprocessing", "data_schema.image"),
-        reads=(MANIFEST,),
-        writes=("images.csv", "resized_images_*", "pre_processor.joblib", "plots"),
+        settings=("data_preprocessing", "image"),
+        reads=(a.MANIFEST, a.SOURCE),
+        writes=(a.IMAGES, a.PREPROCESSOR, a.DATA_PLOTS),
     ),
     Stage(
-        name="03_dataset_loader",
+        name=a.LOADER,
         component="metal_defects.components.c03_dataset_loader",
         summary="train, valid and test tf.data snapshots",
-        params=("params.dataset_loader",),
-        reads=(MANIFEST, IMAGES),
-        writes=("train_ds", "valid_ds", "test_ds", "class_labels.json", "snapshots.json"),
+        settings=("data_preprocessing.image_size",),
+        reads=(a.SOURCE, a.IMAGES, a.PREPROCESSED),
+        writes=(a.LABELS, a.SNAPSHOTS),
     ),
     Stage(
-        name="04_model_builder",
+        name=a.BUILDER,
         component="metal_defects.components.c04_model_builder",
         summary="one architecture per model, and its weights",
-        params=("params.seed", "params.model_builder", "params.data_preprocessing.image_size"),
-        reads=(LABELS,),
-        writes=("models.json", "model_summaries.txt", "diagrams"),
+        settings=("seed", "model_builder", "data_preprocessing.image_size"),
+        outside=(WEIGHTS,),
+        reads=(a.SOURCE, a.LABELS),
+        writes=(a.MODELS, a.SUMMARIES, a.DIAGRAMS),
     ),
     Stage(
-        name="06_model_training_evaluation",
+        name=a.TRAINING,
         component="metal_defects.components.c06_model_training_evaluation",
         summary="train every model, choose the best",
-        params=("params.seed", "params.model_builder", "params.callbacks", "params.training"),
-        reads=(IMAGES, SNAPSHOTS, LABELS, MODELS),
-        writes=("base_*.h5", "leaderboard.csv", "leaderboard.json", "best_base_model.json"),
+        settings=("seed", "model_builder", "callbacks", "training", "data_preprocessing.image_size"),
+        reads=(a.SOURCE, a.IMAGES, a.PREPROCESSED, a.LABELS, a.SNAPSHOTS_FOLDER, a.MODELS),
+        writes=(a.BASE_MODELS, a.BASE_PLOTS, a.LEADERBOARD, a.LEADERBOARD_TABLE, a.LEADERBOARD_PLOT, a.BEST),
     ),
     Stage(
-        name="07_hyperparameter_tuning",
+        name=a.TUNING,
         component="metal_defects.components.c07_hyperparameter_tuning",
         summary="tune the best model, test it once",
-        params=("params.seed", "params.callbacks", "params.training", "params.hyperparameter_tuning"),
-        reads=(IMAGES, SNAPSHOTS, LABELS, MODELS, BEST),
-        writes=("tuned_model.h5", "tuned_model.keras", "tuned_model.json", "metrics.json", "trials.csv"),
+        settings=(
+            "seed",
+            "model_builder",
+            "callbacks",
+            "training",
+            "hyperparameter_tuning",
+            "data_preprocessing",
+            "image",
+        ),
+        reads=(a.SOURCE, a.IMAGES, a.PREPROCESSED, a.LABELS, a.SNAPSHOTS_FOLDER, a.MODELS, a.BEST, a.BASE_MODELS),
+        writes=(a.TUNED_H5, a.TUNED_KERAS, a.TUNED_CARD, a.TUNED_METRICS, a.TRIALS, a.TUNING_PLOTS, a.PREDICTIONS),
     ),
     Stage(
-        name="08_model_evaluation",
+        name=a.EVALUATING,
         component="metal_defects.components.c08_model_evaluation",
-        summary="calibrate, guard, locate, stress, report",
-        params=("params.seed", "params.callbacks", "params.training", "params.model_evaluation"),
-        fingerprint=template_digests,
-        reads=(MANIFEST, IMAGES, SNAPSHOTS, LABELS, MODELS, *TUNED),
-        writes=("answer.npz", "decision.json", "evaluation.json", "plots", "report.html", "model_card.md"),
+        summary="calibrate, guard, locate, stress",
+        settings=(
+            "seed",
+            "model_builder",
+            "callbacks",
+            "training",
+            "model_evaluation",
+            "data_preprocessing.image_size",
+        ),
+        reads=(
+            a.MANIFEST,
+            a.SOURCE,
+            a.IMAGES,
+            a.SNAPSHOTS_FOLDER,
+            a.MODELS,
+            a.TUNED_H5,
+            a.TUNED_CARD,
+            a.TUNED_METRICS,
+        ),
+        writes=(a.ANSWER, a.DECISION, a.EVALUATION, a.EVALUATION_PLOTS),
     ),
     Stage(
-        name="09_model_export",
+        name=a.EXPORT,
         component="metal_defects.components.c09_model_export",
         summary="ONNX graphs for serving, checked image by image",
-        params=("params.model_export",),
-        reads=(MANIFEST, SNAPSHOTS, LABELS, *TUNED, *ANSWER),
-        writes=("bundle/model.onnx", "bundle/bundle.json", "parity.csv"),
+        settings=("model_export",),
+        reads=(
+            a.MANIFEST,
+            a.SNAPSHOTS_FOLDER,
+            a.TUNED_H5,
+            a.TUNED_CARD,
+            a.TUNED_METRICS,
+            a.ANSWER,
+            a.DECISION,
+            a.EVALUATION,
+        ),
+        writes=(a.BUNDLE, a.BUNDLE_CARD, a.PARITY, a.VARIANTS_PLOT),
+    ),
+    Stage(
+        name=a.REPORT,
+        component="metal_defects.components.c10_report",
+        summary="the whole run on one page",
+        settings=("seed",),
+        outside=(TEMPLATES, COMMAND, HISTORY),
+        reads=(
+            a.MANIFEST,
+            a.QUARANTINE,
+            a.SOURCE,
+            a.VALIDATION,
+            a.IMAGES,
+            a.PREPROCESSED,
+            a.DATA_PLOTS,
+            a.LEADERBOARD,
+            a.LEADERBOARD_PLOT,
+            a.BASE_PLOTS,
+            a.TUNED_H5,
+            a.TUNED_METRICS,
+            a.TUNING_PLOTS,
+            a.PREDICTIONS,
+            a.EVALUATION,
+            a.EVALUATION_PLOTS,
+            a.BUNDLE_CARD,
+        ),
+        writes=(a.REPORT_PAGE, a.MODEL_CARD),
     ),
 )
+
+
+def readers(artifact: a.Artifact) -> Iterator[Stage]:
+    """The stages that read an artifact."""
+    return (stage for stage in STAGES if artifact in stage.reads)

@@ -1,7 +1,8 @@
 """The plot of stage 09."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -14,17 +15,26 @@ COLOURS = {"keras": QUIET, "float32": BLUE, "int8": GREEN}
 SMALLEST = 1e-9
 
 
-def compare_variants(
-    rows: dict[str, dict[str, Any]],
-    differences: dict[str, np.ndarray],
-    tolerances: dict[str, float],
+class Timed(Protocol):
+    """A model file: its size and the time it takes for one image."""
+
+    bytes: int
+    milliseconds_per_image: float
+
+
+def draw_variants(
+    usual: Timed,
+    variants: Mapping[str, Timed],
+    differences: Mapping[str, np.ndarray],
+    tolerances: Mapping[str, float],
     target: Path,
     title: str,
 ) -> "Figure":
     """Latency and size of every variant, and how far its answers lie from the Keras model's.
 
     Args:
-        rows: per variant and "keras", with `milliseconds_per_image` and `bytes`.
+        usual: the Keras model.
+        variants: graphs by name.
         differences: per variant, the largest difference of a probability in each image, (images,).
         tolerances: per variant, what counts as the same answer.
         target: file to write.
@@ -35,10 +45,10 @@ def compare_variants(
     figure = new_figure(8.4, 3.0)
     figure.suptitle(title)
     latency, parity = figure.subplots(1, 2)
-    names = list(rows)
-    times = [rows[name]["milliseconds_per_image"] for name in names]
+    rows = {"keras": usual, **variants}
+    names, times = list(rows), [row.milliseconds_per_image for row in rows.values()]
     bars = latency.barh(names, times, color=[COLOURS[name] for name in names], height=0.6)
-    labels = [f" {time:.1f} ms, {rows[name]['bytes'] / 1e6:.1f} MB" for name, time in zip(names, times, strict=True)]
+    labels = [f" {time:.1f} ms, {row.bytes / 1e6:.1f} MB" for row, time in zip(rows.values(), times, strict=True)]
     latency.bar_label(bars, labels)
     latency.invert_yaxis()
     latency.set(title="one image", xlabel="milliseconds, median", xlim=(0, 1.5 * max(times)))

@@ -12,6 +12,15 @@ COLOURS = ("Red", "Green", "Blue")
 SIDE = 64
 LIMITS = {"formats": ["BMP", "JPEG", "PNG", "TIFF"], "min_side": 16, "max_side": 512, "max_bytes": 1_000_000}
 CERTAIN = {"value": 1.0, "low": 0.9, "high": 1.0, "n": 36}
+PARITY = {
+    "images": 72,
+    "labels_equal": 72,
+    "verdicts_equal": 72,
+    "max_difference": 1e-6,
+    "max_differences": {"probabilities": 1e-6},
+    "tolerance": 1e-4,
+    "ok": True,
+}
 
 
 def make_graph(side: int = SIDE, classes: int = len(COLOURS), sharpness: float = 0.05) -> bytes:
@@ -57,7 +66,7 @@ def write_bundle(folder: Path, **changes: Any) -> Path:
             "valid_accuracy": CERTAIN,
             "test_accuracy": CERTAIN,
             "milliseconds_per_image": 1.0,
-            "parity": {"images": 72, "labels_equal": 72, "max_difference": 1e-6, "tolerance": 1e-4, "ok": True},
+            "parity": PARITY,
             "fault": None,
         }
     card = {
@@ -69,8 +78,9 @@ def write_bundle(folder: Path, **changes: Any) -> Path:
         "input": {"image_size": SIDE, "resize": "bilinear", "limits": LIMITS},
         "default": "float32",
         "variants": variants,
-        "thresholds": {},
         "verdict_rules": None,
+        "locator": None,
+        "evaluation": None,
         "data": {"kind": "path", "notice": None},
         "provenance": {
             "model": "Colours", "weights": "none", "hyperparameters": {}, "manifest_sha256": "0" * 64,

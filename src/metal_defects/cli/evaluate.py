@@ -1,20 +1,21 @@
 """The command `evaluate`: how the model does on labelled images from elsewhere."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
-from metal_defects.cli.predict import SHIPPED
+from metal_defects.cli.start import start_logging
 from metal_defects.config import find_root, load_settings
-from metal_defects.data.layouts import read_image_set
 from metal_defects.errors import UserError
 from metal_defects.files import write_json
-from metal_defects.inference.bundle import find_bundle
-from metal_defects.inference.predictor import Predictor
-from metal_defects.log import console, library_noise_to, setup_logging, track
+from metal_defects.log import console, library_noise_to, track
+
+if TYPE_CHECKING:
+    from metal_defects.evaluation.external import ExternalScores
+    from metal_defects.metrics import Score
 
 
 def evaluate(

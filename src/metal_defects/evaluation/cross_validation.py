@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from metal_defects.errors import DataError
-from metal_defects.evaluation.heads import Fit
-from metal_defects.log import track
+from metal_defects.evaluation.heads import Fit, fit_many
 from metal_defects.metrics import Metrics, Score, classification_metrics, image_losses, share
 from metal_defects.records import Record
 from metal_defects.trust.folds import count_groups, make_folds
@@ -115,6 +114,7 @@ def out_of_fold(
     folds: int = 5,
     repeats: int = 1,
     seed: int = 0,
+    what: str = "Cross-validation",
 ) -> OutOfFold:
     """Judge every image by a head that was trained on the other folds.
 
@@ -125,10 +125,11 @@ def out_of_fold(
         features: float32 (1 + views, images, columns), view 0 clean.
         labels: int (images,).
         groups: images of the same value are copies of one another, (images,).
-        fit: trains a head.
+        fit: trains a head; called from several threads at once.
         folds: at least 2.
         repeats: shuffles.
         seed: of the first shuffle; the others follow.
+        what: shown with the progress.
 
     Raises:
         DataError: a class has images of one group alone.
@@ -144,9 +145,14 @@ def out_of_fold(
         for repeat in range(repeats)
         for fold, parts in enumerate(make_folds(labels, groups, folds, seed + repeat))
     ]
-    for repeat, fold, rest, test in track(jobs, "Cross-validation", total=len(jobs)):
-        predict = fit(features[:, rest], labels[rest], groups[rest], seed + repeat)
-        logits[repeat, test] = predict(features[0, test])
+
+    def judge(job: tuple[int, int, np.ndarray, np.ndarray]) -> np.ndarray:
+        repeat, _, rest, test = job
+        return fit(features[:, rest], labels[rest], groups[rest], seed + repeat)(features[0, test])
+
+    answers = fit_many(judge, jobs, len(jobs), what)
+    for (repeat, fold, _, test), answer in zip(jobs, answers, strict=True):
+        logits[repeat, test] = answer
         numbers[repeat, test] = fold
     return OutOfFold(labels, logits, numbers)
 

@@ -1,52 +1,66 @@
 """The convex head, multinomial logistic regression: one optimum, no seed, where many heads are fitted."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 import numpy as np
+
+from metal_defects.log import track
+from metal_defects.system import map_ordered
 
 Predict = Callable[[np.ndarray], np.ndarray]
 Fit = Callable[[np.ndarray, np.ndarray, np.ndarray, int], Predict]
 """Takes features (1 + views, images, columns), labels (images,), groups (images,) and a seed; returns what turns
 features (rows, columns) into logits (rows, classes), up to a constant per row: log-probabilities will do."""
 
-TOLERANCE, MOST_STEPS = 1e-3, 100
-JITTER = 1e-6
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+MOST_STEPS = 200
+
+
+def fit_many(fit: Callable[[Job], Result], jobs: Iterable[Job], total: int, what: str) -> list[Result]:
+    """Results of many small fits, a core for each at a time.
+
+    Args:
+        fit: one; called from several threads at once.
+        jobs: what it is given.
+        total: how many they are.
+        what: shown with the progress.
+    """
+    from threadpoolctl import threadpool_limits
+
+    # Several threads on one small matrix product wait for one another ten times as long as they work.
+    with threadpool_limits(1):
+        return list(track(map_ordered(fit, jobs), what, total=total))
+
 
 
 def fit_convex_head(strength: float = 1.0) -> Fit:
     """Multinomial logistic regression on standardised features.
 
     A quadratic penalty does not see a rotation of the columns. Where there are fewer rows than columns, they are
-    therefore replaced by their coordinates in the space that the rows span, which costs one product of the rows with
-    themselves and makes every step of the search as much cheaper.
+    therefore replaced by their coordinates in the space that the rows span, which makes every step cheaper.
 
     Args:
         strength: C of scikit-learn: the inverse of the weight decay.
     """
 
     def fit(features: np.ndarray, labels: np.ndarray, _groups: np.ndarray, _seed: int) -> Predict:
-        from scipy.linalg import cholesky, solve_triangular
-
         rows = features.reshape(-1, features.shape[-1])
         mean, variance = rows.mean(axis=0), rows.var(axis=0)
         # As in the product's head: a channel that never varies in training must not be blown up when it does in use.
         deviation = np.sqrt(np.maximum(variance, max(1e-4 * np.median(variance), 1e-12)))
-        rows = (rows - mean) / deviation
-        targets = np.tile(labels, len(features))
-        if len(rows) >= rows.shape[1]:
-            score = _fit_regression(rows, targets, strength)
-            return lambda columns: score((columns - mean) / deviation)
-        products = (rows @ rows.T).astype(np.float64)
-        products[np.diag_indices_from(products)] += JITTER * np.trace(products) / len(products)
-        # With K = L L', the rows of L have the same products with one another as the features themselves.
-        lower = cholesky(products, lower=True)
-        score = _fit_regression(lower.astype(np.float32), targets, strength)
+        rows, basis = (rows - mean) / deviation, None
+        if len(rows) < rows.shape[1]:
+            basis, coordinates = np.linalg.qr(rows.T)
+            rows = coordinates.T
+        predict = _fit_regression(rows, np.tile(labels, len(features)), strength)
 
-        def predict(columns: np.ndarray) -> np.ndarray:
-            products = ((columns - mean) / deviation) @ rows.T
-            return score(solve_triangular(lower, products.T, lower=True).T)
+        def answer(columns: np.ndarray) -> np.ndarray:
+            standardised = (columns - mean) / deviation
+            return predict(standardised if basis is None else standardised @ basis)
 
-        return predict
+        return answer
 
     return fit
 
@@ -58,7 +72,7 @@ def _fit_regression(rows: np.ndarray, labels: np.ndarray, strength: float) -> Pr
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
-    model = LogisticRegression(C=strength, max_iter=MOST_STEPS, tol=TOLERANCE)
+    model = LogisticRegression(C=strength, max_iter=MOST_STEPS)
     with warnings.catch_warnings():
         # So many steps are far more than the order of the answers needs.
         warnings.simplefilter("ignore", ConvergenceWarning)

@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from metal_defects.evaluation.heads import fit_convex_head
-from metal_defects.log import track
+from metal_defects.evaluation.heads import fit_convex_head, fit_many
 from metal_defects.metrics import Score, accuracy_interval
 from metal_defects.records import Record
 from metal_defects.trust.folds import hold_out
@@ -58,15 +57,20 @@ def measure_learning_curve(
     fewest = min(np.bincount(labels[rest])[np.unique(labels)].min() for rest, _ in splits)
     plan: list[int | None] = [size for size in sizes if size < fewest] + [None]
     jobs = [(size, draw) for size in plan for draw in range(_count_draws(size))]
-    scores: dict[int | None, list[float]] = {size: [] for size in plan}
-    counts: dict[int | None, list[int]] = {size: [] for size in plan}
     fit = fit_convex_head()
-    for size, draw in track(jobs, "Learning curve", total=len(jobs)):
+
+    def judge(job: tuple[int | None, int]) -> tuple[float, int]:
+        size, draw = job
         rest, test = splits[draw]
         chosen = rest if size is None else _draw(rest, labels, size, seed + draw)
         predict = fit(features[:, chosen], labels[chosen], groups[chosen], seed)
-        scores[size].append(float((predict(features[0, test]).argmax(axis=1) == labels[test]).mean()))
-        counts[size].append(len(chosen))
+        return float((predict(features[0, test]).argmax(axis=1) == labels[test]).mean()), len(chosen)
+
+    scores: dict[int | None, list[float]] = {size: [] for size in plan}
+    counts: dict[int | None, list[int]] = {size: [] for size in plan}
+    for (size, _), (score, count) in zip(jobs, fit_many(judge, jobs, len(jobs), "Learning curve"), strict=True):
+        scores[size].append(score)
+        counts[size].append(count)
     return tuple(
         CurvePoint(
             per_class=size,

@@ -13,7 +13,7 @@ from metal_defects.evaluation.cross_validation import ImageNames, OutOfFold, out
 from metal_defects.evaluation.heads import Predict
 from metal_defects.models.feature_bank import BATCH, FeatureBank, fastest_engine
 from metal_defects.models.networks import pool_moments
-from metal_defects.models.results import Hyperparameters, ModelEntry, TunedCard, TunedResult
+from metal_defects.models.results import Hyperparameters, ModelEntry, TunedCard
 from metal_defects.models.trainers import FrozenTrainer, Training, make_trainer
 from metal_defects.models.training import (
     HeadRecipe,
@@ -84,7 +84,6 @@ class TunedRun:
 
 def open_tuned_run(
     card: TunedCard,
-    result: TunedResult,
     entry: ModelEntry,
     training: Training,
     manifest: Sequence[ManifestRow],
@@ -95,7 +94,7 @@ def open_tuned_run(
     """Load everything that is judged, once.
 
     Args:
-        card, result: of the tuned model.
+        card: of the tuned model.
         entry: the base model that was tuned.
         training: how it was trained.
         manifest, images: rows of all images.
@@ -123,7 +122,7 @@ def open_tuned_run(
         )
 
     return TunedRun(
-        title=result.title,
+        title=entry.title,
         classes=card.classes,
         values=card.hyperparameters,
         model=model,
@@ -155,7 +154,7 @@ def answer_out_of_fold(run: TunedRun, folds: int, repeats: int) -> OutOfFold:
         logits = _log(predict_images(run.model, load_snapshot(run.training.snapshots, "valid")))[None]
         return OutOfFold(run.valid.labels, logits, np.zeros(logits.shape[:2], np.int32))
     trainer, train = run.trainer, run.train
-    recipe = HeadRecipe(**run.values | {"taps": choose_taps(run)})
+    recipe = HeadRecipe(**run.values | {"taps": trainer.backbone.choose_taps(run.values["taps"])})
     columns = trainer.bank.columns(recipe.taps)
 
     def fit(features: np.ndarray, labels: np.ndarray, _groups: np.ndarray, seed: int) -> Predict:
@@ -172,15 +171,15 @@ def answer_out_of_fold(run: TunedRun, folds: int, repeats: int) -> OutOfFold:
     return out_of_fold(features, train.labels, train.groups, fit, folds, repeats, run.training.seed)
 
 
-def choose_taps(run: TunedRun) -> tuple[str, ...]:
-    """The layers that the model's head sees.
+def list_columns(run: TunedRun) -> np.ndarray:
+    """The columns of the feature bank that the model's head sees.
 
     Raises:
-        ValueError: the whole network was trained.
+        ValueError: the whole network was trained, so that there is none.
     """
     if run.trainer is None:
-        raise ValueError(f"{run.title} has no head of its own.")
-    return run.trainer.backbone.choose_taps(str(run.values["taps"]))
+        raise ValueError(f"{run.title} has no head on a feature bank.")
+    return run.trainer.bank.columns(run.trainer.backbone.choose_taps(run.values["taps"]))
 
 
 def measure_moments(run: TunedRun, taps: tuple[str, ...]) -> np.ndarray:

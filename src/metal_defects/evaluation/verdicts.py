@@ -6,7 +6,7 @@ import numpy as np
 
 from metal_defects.evaluation.results import VerdictCounts
 from metal_defects.inference.card import VerdictRules
-from metal_defects.inference.verdict import decide
+from metal_defects.inference.verdict import VERDICTS, decide
 
 
 def give_verdicts(
@@ -32,7 +32,7 @@ def count_verdicts(verdicts: np.ndarray, wrong: np.ndarray) -> VerdictCounts:
         verdicts: of `give_verdicts`.
         wrong: bool (images,).
     """
-    given = {name: verdicts == name for name in ("accept", "review", "unknown")}
+    given = {name: verdicts == name for name in VERDICTS}
     counts = {name: int(rows.sum()) for name, rows in given.items()}
     return VerdictCounts(
         images=len(verdicts), **counts, **{f"wrong_{name}": int((wrong & rows).sum()) for name, rows in given.items()}

@@ -1,7 +1,7 @@
 """Feature maps of many images, as the locator needs them: on disk, in half precision, of layers that share a grid."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 STRIDE = 16  # pixels per cell of the grid, as nearly as the layers allow
 MOST_BYTES = 1_000_000_000
 MOST_FLOAT16 = 60_000.0
+MOST_LEARNED = 100_000
 
 
 def choose_grid(sides: Mapping[str, int], image_size: int) -> int:
@@ -44,6 +45,21 @@ def count_affordable(maps: "Mapping[str, keras.KerasTensor]", image_size: int) -
     """Of how many images the feature maps take MOST_BYTES."""
     taps = choose_taps({name: one.shape[1] for name, one in maps.items()}, image_size)
     return max(1, MOST_BYTES // (2 * sum(int(np.prod(maps[tap].shape[1:])) for tap in taps)))
+
+
+def choose_learned(
+    boxes: Sequence[np.ndarray], maps: "Mapping[str, keras.KerasTensor]", image_size: int, others: int
+) -> np.ndarray:
+    """Which training images teach the locator: evenly spread, as many as there is room for beside the `others`.
+
+    Args:
+        boxes: of the training images.
+        maps: feature maps by name.
+        image_size: side of the images in pixels.
+        others: images whose maps are needed, too.
+    """
+    room = min(max(count_affordable(maps, image_size) - others, 1), MOST_LEARNED, len(boxes))
+    return np.linspace(0, len(boxes) - 1, room).round().astype(int)
 
 
 def extract_maps(

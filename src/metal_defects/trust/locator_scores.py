@@ -69,7 +69,6 @@ def score_maps(
     boxes: Sequence[np.ndarray],
     threshold: float,
     box_threshold: float | None = None,
-    confidence: float = DEFAULT_CONFIDENCE,
 ) -> MapScores:
     """All scores of some images' heat maps.
 
@@ -78,10 +77,9 @@ def score_maps(
         boxes: true ones of each image, left, top, right, bottom as shares of the sides, (n, 4).
         threshold: of the masks; chosen on other images.
         box_threshold: of the boxes, likewise; that of the masks where None.
-        confidence: level of the intervals, in (0, 1).
 
     Returns:
-        Intervals are Wilson's for pointing, normal for the means, a bootstrap over images for AP50.
+        95 % intervals: Wilson's for pointing, normal for the means, a bootstrap over images for AP50.
 
     Raises:
         ValueError: the arguments have different lengths, or no image has a box.
@@ -101,10 +99,10 @@ def score_maps(
         boxes=sum(len(each) for each in true),
         threshold=threshold,
         box_threshold=box_threshold,
-        pointing=share(int(point_hits(heat_maps[kept], masks).sum()), len(kept), confidence),
-        energy=_mean(energy_inside(maps, masks), confidence),
-        iou=_mean(mask_iou(maps >= threshold, masks), confidence),
-        ap50=_bootstrap(match_boxes(found, true), [len(t) for t in true], confidence),
+        pointing=share(int(point_hits(heat_maps[kept], masks).sum()), len(kept)),
+        energy=_mean(energy_inside(maps, masks)),
+        iou=_mean(mask_iou(maps >= threshold, masks)),
+        ap50=_bootstrap(match_boxes(found, true), [len(t) for t in true]),
     )
 
 
@@ -199,20 +197,20 @@ def draw_grad_cam(maps: np.ndarray, labels: np.ndarray, targets: np.ndarray) -> 
     return heat / np.maximum(heat.max(axis=(1, 2), keepdims=True), 1e-12)
 
 
-def _mean(values: np.ndarray, confidence: float) -> Score:
+def _mean(values: np.ndarray) -> Score:
     mean, half = float(values.mean()), 0.0
     if len(values) > 1:
-        critical = NormalDist().inv_cdf((1 + confidence) / 2)
+        critical = NormalDist().inv_cdf((1 + DEFAULT_CONFIDENCE) / 2)
         half = critical * float(values.std(ddof=1)) / np.sqrt(len(values))
     return Score(value=mean, low=max(0.0, float(mean - half)), high=min(1.0, float(mean + half)))
 
 
-def _bootstrap(matches: Sequence[np.ndarray], counts: Sequence[int], confidence: float) -> Score:
+def _bootstrap(matches: Sequence[np.ndarray], counts: Sequence[int]) -> Score:
     """Average precision with percentiles over resampled images; the value always lies within."""
     value, random = average_precision(np.concatenate(matches), sum(counts)), np.random.default_rng(0)
     draws = random.integers(len(matches), size=(RESAMPLES, len(matches)))
     values = [
         average_precision(np.concatenate([matches[i] for i in draw]), sum(counts[i] for i in draw)) for draw in draws
     ]
-    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
+    low, high = np.quantile(values, [(1 - DEFAULT_CONFIDENCE) / 2, (1 + DEFAULT_CONFIDENCE) / 2])
     return Score(value=value, low=min(float(low), value), high=max(float(high), value))

@@ -1,6 +1,5 @@
 """Metrics against scikit-learn and SciPy, and the promises of their intervals."""
 
-import json
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,7 +9,15 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 from sklearn.metrics import f1_score, log_loss, precision_recall_fscore_support
 
-from metal_defects.metrics import accuracy_interval, classification_metrics, format_accuracy
+from metal_defects.metrics import (
+    Metrics,
+    Score,
+    accuracy_interval,
+    classification_metrics,
+    format_accuracy,
+    image_losses,
+    share,
+)
 
 SCORES = ("precision", "recall", "f1")
 
@@ -33,9 +40,9 @@ def predictions(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
     return labels, (probabilities / probabilities.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
-def all_intervals(metrics: dict) -> list[dict[str, float]]:
-    macro = [metrics[name] for name in ("accuracy", *(f"macro_{score}" for score in SCORES))]
-    return macro + [row[score] for row in metrics["per_class"] for score in SCORES]
+def all_intervals(metrics: Metrics) -> list[Score]:
+    macro = [getattr(metrics, name) for name in ("accuracy", *(f"macro_{score}" for score in SCORES))]
+    return macro + [getattr(row, score) for row in metrics.per_class for score in SCORES]
 
 
 @settings(max_examples=60, deadline=None)
@@ -44,9 +51,9 @@ def test_every_interval_holds_its_value(case: tuple[np.ndarray, np.ndarray], con
     labels, probabilities = case
     metrics = classification_metrics(labels, probabilities, names(probabilities.shape[1]), confidence)
     for interval in all_intervals(metrics):
-        assert 0 <= interval["low"] <= interval["value"] <= interval["high"] <= 1
-        assert interval["low"] < interval["high"]
-    json.dumps(metrics, allow_nan=False)
+        assert 0 <= interval.low <= interval.value <= interval.high <= 1
+        assert interval.low < interval.high
+    assert Metrics.model_validate_json(metrics.model_dump_json()) == metrics
 
 
 @settings(max_examples=60, deadline=None)
@@ -58,16 +65,16 @@ def test_values_agree_with_scikit_learn(case: tuple[np.ndarray, np.ndarray]) -> 
     metrics = classification_metrics(labels, probabilities, names(len(classes)))
     expected = precision_recall_fscore_support(labels, predicted, labels=classes, zero_division=0)
     for score, values in zip((*SCORES, "support"), expected, strict=True):
-        got = [row[score] if score == "support" else row[score]["value"] for row in metrics["per_class"]]
+        got = [row.support if score == "support" else getattr(row, score).value for row in metrics.per_class]
         assert got == pytest.approx(values)
     present = np.unique(labels)
     macro = f1_score(labels, predicted, labels=present, average="macro", zero_division=0)
-    assert metrics["macro_f1"]["value"] == pytest.approx(macro)
+    assert metrics.macro_f1.value == pytest.approx(macro)
     doubles = probabilities.astype(float) / probabilities.astype(float).sum(axis=1, keepdims=True)
-    assert metrics["log_loss"] == pytest.approx(log_loss(labels, doubles, labels=classes))
-    assert np.trace(metrics["confusion_matrix"]) == metrics["correct"] == int((labels == predicted).sum())
-    assert metrics["misjudged"] == [index for index in range(len(labels)) if labels[index] != predicted[index]]
-    assert metrics["absent_classes"] == [f"class {index}" for index in classes if index not in present]
+    assert metrics.log_loss == pytest.approx(log_loss(labels, doubles, labels=classes))
+    assert np.trace(metrics.confusion_matrix) == metrics.correct == int((labels == predicted).sum())
+    assert metrics.misjudged == tuple(index for index in range(len(labels)) if labels[index] != predicted[index])
+    assert metrics.absent_classes == tuple(f"class {index}" for index in classes if index not in present)
 
 
 @given(st.integers(1, 5000), st.data(), st.floats(0.5, 0.999))
@@ -94,11 +101,11 @@ def test_72_of_72_says_only_95_percent() -> None:
     metrics = classification_metrics(labels, certain(labels, 6), names(6))
     assert format_accuracy(metrics) == "100.0 % (94.9–100.0), 72/72"
     for score in SCORES:
-        assert metrics[f"macro_{score}"]["value"] == 1
-        assert 0.9 < metrics[f"macro_{score}"]["low"] < 0.97
+        assert getattr(metrics, f"macro_{score}").value == 1
+        assert 0.9 < getattr(metrics, f"macro_{score}").low < 0.97
     expected = binomtest(12, 12).proportion_ci(0.95, "wilson")
-    assert metrics["per_class"][0]["recall"]["low"] == pytest.approx(expected.low)
-    assert metrics["misjudged"] == []
+    assert metrics.per_class[0].recall.low == pytest.approx(expected.low)
+    assert metrics.misjudged == ()
 
 
 def test_one_error_in_many_never_reads_as_faultless() -> None:
@@ -114,36 +121,36 @@ def test_the_order_of_images_and_classes_does_not_matter() -> None:
     order = random.permutation(80)
     swapped = classification_metrics(3 - labels[order], probabilities[order, ::-1], names(4))
     for key in ("accuracy", "macro_precision", "macro_recall", "macro_f1"):
-        assert swapped[key] == pytest.approx(first[key])
-    for mirrored, row in zip(reversed(swapped["per_class"]), first["per_class"], strict=True):
-        assert mirrored["f1"] == pytest.approx(row["f1"])
+        assert dict(getattr(swapped, key)) == pytest.approx(dict(getattr(first, key)))
+    for mirrored, row in zip(reversed(swapped.per_class), first.per_class, strict=True):
+        assert dict(mirrored.f1) == pytest.approx(dict(row.f1))
 
 
 def test_absent_classes_are_named_and_left_out_of_macro_averages() -> None:
     labels = np.array([0, 0, 2, 2])
     metrics = classification_metrics(labels, certain([0, 0, 2, 2], 3), names(3))
-    assert metrics["absent_classes"] == ["class 1"]
-    assert metrics["macro_recall"]["value"] == metrics["macro_precision"]["value"] == 1
-    assert metrics["per_class"][1]["recall"] == {"value": 0, "low": 0, "high": 1}
-    assert metrics["confusion_matrix"] == [[2, 0, 0], [0, 0, 0], [0, 0, 2]]
+    assert metrics.absent_classes == ("class 1",)
+    assert metrics.macro_recall.value == metrics.macro_precision.value == 1
+    assert metrics.per_class[1].recall == Score(value=0, low=0, high=1)
+    assert metrics.confusion_matrix == ((2, 0, 0), (0, 0, 0), (0, 0, 2))
 
 
 def test_certain_and_wrong_keeps_the_loss_finite() -> None:
-    assert 10 < classification_metrics(np.array([0]), certain([1], 2), names(2))["log_loss"] < 1000
+    assert 10 < classification_metrics(np.array([0]), certain([1], 2), names(2)).log_loss < 1000
 
 
-@pytest.mark.parametrize("share", [0.99, 0.9, 0.7])
-def test_macro_intervals_cover_the_truth(share: float) -> None:
+@pytest.mark.parametrize("right", [0.99, 0.9, 0.7])
+def test_macro_intervals_cover_the_truth(right: float) -> None:
     random = np.random.default_rng(0)
     labels = np.repeat(np.arange(6), 12)
-    truth = dict.fromkeys((f"macro_{score}" for score in SCORES), share)
+    truth = dict.fromkeys((f"macro_{score}" for score in SCORES), right)
     covered = dict.fromkeys(truth, 0)
     for _ in range(100):
         wrong = (labels + random.integers(1, 6, len(labels))) % 6
-        predicted = np.where(random.random(len(labels)) < share, labels, wrong)
+        predicted = np.where(random.random(len(labels)) < right, labels, wrong)
         metrics = classification_metrics(labels, certain(predicted, 6), names(6))
         for key, value in truth.items():
-            covered[key] += metrics[key]["low"] <= value <= metrics[key]["high"]
+            covered[key] += getattr(metrics, key).low <= value <= getattr(metrics, key).high
     assert min(covered.values()) >= 88
 
 
@@ -180,3 +187,16 @@ def test_unusable_arguments_are_refused(
 def test_impossible_counts_are_refused(correct: int, total: int) -> None:
     with pytest.raises(ValueError, match="0 <= correct <= total"):
         accuracy_interval(correct, total)
+
+
+def test_share_carries_its_interval_and_its_number_of_images() -> None:
+    found = share(72, 72)
+    assert (found.value, found.high, found.n) == (1, 1, 72)
+    assert found.low == pytest.approx(0.949, abs=1e-3)
+
+
+def test_image_losses_are_those_of_scikit_learn() -> None:
+    random = np.random.default_rng(0)
+    labels, probabilities = random.integers(0, 4, 30), random.dirichlet(np.ones(4), 30)
+    assert image_losses(labels, probabilities).mean() == pytest.approx(log_loss(labels, probabilities, labels=range(4)))
+    assert np.isfinite(image_losses(np.array([0]), np.array([[0.0, 1.0]]))).all()

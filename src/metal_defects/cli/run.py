@@ -2,7 +2,7 @@
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
@@ -10,11 +10,14 @@ from rich.table import Table
 
 from metal_defects.config import Settings, find_root, load_settings
 from metal_defects.errors import ConfigError
-from metal_defects.files import read_json
 from metal_defects.log import console, library_noise_to, setup_logging
+from metal_defects.models.specs import require_models
 
 if TYPE_CHECKING:
-    from metal_defects.pipeline.runner import Stage, Status
+    from metal_defects.metrics import Score
+    from metal_defects.models.results import BaseResult, TunedResult
+    from metal_defects.pipeline.context import Stage
+    from metal_defects.pipeline.runner import Status
 
 Data = Annotated[
     Path | None,
@@ -85,7 +88,9 @@ def _settings(data: Path | None, models: str | None, overrides: list[str] | None
         texts.append(f"data.path={data.expanduser().absolute()}")
     if models is not None:
         texts.append(f"model_builder.models=[{models}]")
-    return load_settings(find_root(), texts)
+    settings = load_settings(find_root(), texts)
+    require_models(settings.params.model_builder.models)
+    return settings
 
 
 def _start_logging(settings: Settings) -> Path:
@@ -119,43 +124,49 @@ def _show_plan(statuses: "list[Status]") -> None:
 
 
 def _show_summary(settings: Settings, statuses: "list[Status]", seconds: float, log_file: Path) -> None:
+    from metal_defects.data.manifest import SourceCard
+    from metal_defects.pipeline.artifacts import REPORT_PAGE, SOURCE
+    from metal_defects.records import read_record
+
     artifacts = settings.config.paths.artifacts
-    rows = _result_rows(artifacts)
-    if rows:
+    if rows := _result_rows(artifacts):
         table = Table(box=None, pad_edge=False)
         table.add_column("model", style="bold", overflow="fold")
         table.add_column("weights", overflow="fold")
-        table.add_column("valid % (95 %)", justify="right")
-        table.add_column("test % (95 %)", justify="right")
-        table.add_column("time", justify="right")
+        for title in ("valid % (95 %)", "test % (95 %)", "time"):
+            table.add_column(title, justify="right")
         for row in rows:
             table.add_row(*row)
         console.print(table)
-    notice = (_read(artifacts / "01_data_ingestion" / "source.json") or {}).get("notice")
-    if notice:
+    if (artifacts / SOURCE.name).exists() and (notice := read_record(artifacts / SOURCE.name, SourceCard).notice):
         console.print(f"[yellow]! {escape(notice)}[/]")
     console.print(f"{sum(s.hit for s in statuses)} of {len(statuses)} stages up to date, {seconds:.1f} s in all.")
-    console.print(f"Results: {escape(str(artifacts))}\nLog:     {escape(str(log_file))}", soft_wrap=True)
+    report = artifacts / REPORT_PAGE.name
+    for title, path in (("Results:", artifacts), ("Report: ", report), ("Log:    ", log_file)):
+        if path.exists():
+            console.print(f"{title} {escape(str(path))}", soft_wrap=True)
 
 
 def _result_rows(artifacts: Path) -> list[tuple[str, ...]]:
-    leaderboard = _read(artifacts / "06_model_training_evaluation" / "leaderboard.json") or {"models": []}
-    rows = [_result_row(model, model["title"]) for model in leaderboard["models"]]
-    tuned = _read(artifacts / "07_hyperparameter_tuning" / "metrics.json")
-    if tuned:
-        rows.append(_result_row(tuned, f"tuned {tuned['title']}"))
+    from metal_defects.models.results import Leaderboard, TunedResult
+    from metal_defects.pipeline.artifacts import LEADERBOARD, TUNED_METRICS
+    from metal_defects.records import read_record
+
+    rows: list[tuple[str, ...]] = []
+    if (artifacts / LEADERBOARD.name).exists():
+        board = read_record(artifacts / LEADERBOARD.name, Leaderboard)
+        rows += [_result_row(model, model.title) for model in board.models]
+    if (artifacts / TUNED_METRICS.name).exists():
+        tuned = read_record(artifacts / TUNED_METRICS.name, TunedResult)
+        rows.append(_result_row(tuned, f"tuned {tuned.title}"))
     return rows
 
 
-def _result_row(entry: dict[str, Any], title: str) -> tuple[str, ...]:
-    scores = [_short_accuracy(entry[split]["accuracy"]) for split in ("valid", "test")]
-    return (title, entry["weights"], *scores, f"{entry['seconds']:.0f} s")
+def _result_row(result: "BaseResult | TunedResult", title: str) -> tuple[str, ...]:
+    scores = (_short_accuracy(result.valid.accuracy), _short_accuracy(result.test.accuracy))
+    return (title, result.weights, *scores, f"{result.seconds:.0f} s")
 
 
-def _short_accuracy(accuracy: dict[str, float]) -> str:
-    value, low, high = (100 * accuracy[key] for key in ("value", "low", "high"))
+def _short_accuracy(accuracy: "Score") -> str:
+    value, low, high = (100 * part for part in (accuracy.value, accuracy.low, accuracy.high))
     return f"{value:.1f} ({low:.1f}-{high:.1f})"
-
-
-def _read(path: Path) -> Any:
-    return read_json(path) if path.exists() else None

@@ -3,14 +3,15 @@
 import ast
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import yaml
 from pydantic import BaseModel
 
 from metal_defects.config import Settings
@@ -151,16 +152,15 @@ def _to_json(value: Any) -> Any:
 
 
 def _to_yaml(value: Any) -> str:
-    """On one line, as YAML reads it back; JSON is YAML."""
-    is_plain = isinstance(value, str) and value.replace("_", "").replace("-", "").isalnum() and not value[0].isdigit()
-    return value if is_plain and value not in _YAML_WORDS else json.dumps(value, ensure_ascii=False)
-
-
-_YAML_WORDS = ("yes", "no", "on", "off", "true", "false", "null", "y", "n")
+    """On one line, as YAML reads it back."""
+    # What cannot be seen, line ends of all scripts among it, is written as escapes.
+    is_printable = json.dumps(value, ensure_ascii=False).isprintable()
+    return yaml.safe_dump([value], default_flow_style=True, width=math.inf, allow_unicode=is_printable)[1:-2]
 
 
 def _has_no_effect(module: str) -> bool:
-    return module == PACKAGE or module.split(".")[1] in WITHOUT_EFFECT
+    package, _, rest = module.partition(".")
+    return package == PACKAGE and (not rest or rest.split(".")[0] in WITHOUT_EFFECT)
 
 
 def _parse(source: Path) -> tuple[str, list[str]]:
@@ -199,7 +199,6 @@ def _source_file(module: str) -> Path:
     return path
 
 
-@lru_cache(maxsize=1024)
 def _package_file(module: str) -> Path | None:
     """The file of a module of this package, found by its name: looking it up would import its parents."""
     first, *parts = module.split(".")

@@ -1,32 +1,43 @@
 """The runner: caching, atomic artifacts, locks, and what happens when a stage fails."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from filelock import FileLock
 
 from metal_defects.config import Settings
 from metal_defects.errors import BusyError, UserError
-from metal_defects.pipeline.digest import first_difference
-from metal_defects.pipeline.runner import Stage, plan, require_current, run_stages
+from metal_defects.files import read_json, write_json
+from metal_defects.pipeline.artifacts import Artifact
+from metal_defects.pipeline.context import ContractError, Outside, Stage
+from metal_defects.pipeline.runner import plan, read_history, require_current, run_stages
 
 COMPONENTS = {
-    "toy_first": "def run(ctx):\n    (ctx.out / 'n.txt').write_text(str(ctx.settings.params.training.epochs // 10))\n",
+    "toy_first": "def run(ctx):\n    (ctx.out / 'n.txt').write_text(str(ctx.setting('training.epochs') // 10))\n",
     "toy_second": (
         "def run(ctx):\n"
-        "    n = (ctx.artifacts / '01_first' / 'n.txt').read_text()\n"
+        "    from test_runner_artifacts import NUMBER\n"
+        "    n = ctx.path(NUMBER).read_text()\n"
         "    (ctx.out / 'double.txt').write_text(n * 2)\n"
     ),
+    "test_runner_artifacts": (
+        "from metal_defects.pipeline.artifacts import Artifact\n"
+        "NUMBER = Artifact('01_first', 'n.txt', 'a number')\n"
+    ),
 }
-FIRST = Stage("01_first", "toy_first", "writes", ("params.training.epochs",), (), ("n.txt",))
-SECOND = Stage("02_second", "toy_second", "doubles", ("params.seed",), ("01_first/n.txt",), ("double.txt",))
+NUMBER = Artifact("01_first", "n.txt", "a number")
+DOUBLE = Artifact("02_second", "double.txt", "the same twice")
+FIRST = Stage("01_first", "toy_first", "writes", ("training.epochs",), (), (NUMBER,))
+SECOND = Stage("02_second", "toy_second", "doubles", ("seed",), (NUMBER,), (DOUBLE,))
 STAGES = (FIRST, SECOND)
 
 
 @pytest.fixture
-def toys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def toys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     folder = tmp_path / "toys"
     folder.mkdir()
     for name, source in COMPONENTS.items():
@@ -53,7 +64,7 @@ def test_second_run_is_all_hit(toys: Path, make_settings: Callable[..., Settings
 def test_plan_names_first_cause_and_followers(toys: Path, make_settings: Callable[..., Settings]) -> None:
     run_stages(STAGES, make_settings())
     first, second = plan(STAGES, make_settings("training.epochs=50"))
-    assert first.cause == "params.training.epochs 30 → 50"
+    assert first.cause == "training.epochs=50  # was 30"
     assert second.cause == "after 01"
 
 
@@ -146,14 +157,75 @@ def test_later_stage_alone_needs_current_inputs(toys: Path, make_settings: Calla
 def test_code_change_is_a_cause(toys: Path, make_settings: Callable[..., Settings]) -> None:
     run_stages(STAGES, make_settings())
     path = toys / "toy_second.py"
-    path.write_text(path.read_text() + "# changed\n")
+    path.write_text(path.read_text() + "changed = True\n")
     first, second = plan(STAGES, make_settings())
     assert first.hit
-    assert second.cause.startswith("code ")
+    assert second.cause == "code of toy_second changed"
 
 
-def test_first_difference() -> None:
-    assert first_difference({"a": {"b": 1}, "c": 2}, {"a": {"b": 1}, "c": 2}) is None
-    assert first_difference({"a": {"b": 0.001}}, {"a": {"b": 0.0005}}) == "a.b 0.001 → 0.0005"
-    assert first_difference({"a": 1, "gone": 2}, {"a": 1}) == "gone 2 → none"
-    assert first_difference({"digest": "a" * 64}, {"digest": "b" * 64}) == "digest aaaaaaaa → bbbbbbbb"
+@pytest.mark.parametrize(
+    ("asks", "column", "name"),
+    [
+        ("ctx.setting('training.batch_size')", "settings", "training.batch_size"),
+        ("ctx.setting('training')", "settings", "training"),
+        ("ctx.path(Artifact('02_second', 'double.txt', ''))", "reads", "02_second/double.txt"),
+        ("ctx.outside(Outside('weights', dict, dict))", "outside", "weights"),
+    ],
+)
+def test_stage_is_refused_what_its_row_lacks(
+    asks: str, column: str, name: str, toys: Path, make_settings: Callable[..., Settings]
+) -> None:
+    source = (
+        "from metal_defects.pipeline.artifacts import Artifact\n"
+        "from metal_defects.pipeline.context import Outside\n"
+        f"def run(ctx):\n    {asks}\n"
+    )
+    (toys / "toy_first.py").write_text(source)
+    with pytest.raises(ContractError, match=f"01_first asked for {name}.*add it to `{column}`"):
+        run_stages((FIRST,), make_settings())
+
+
+def test_lock_file_says_what_the_stage_asked_for(toys: Path, make_settings: Callable[..., Settings]) -> None:
+    settings = make_settings()
+    run_stages(STAGES, settings)
+    locks = [read_json(settings.config.paths.artifacts / stage.name / "stage.json") for stage in STAGES]
+    assert [lock["asked_for"]["settings"] for lock in locks] == [["training.epochs"], []]
+    assert [lock["asked_for"]["reads"] for lock in locks] == [[], ["01_first/n.txt"]]
+
+
+def test_what_lies_outside_is_a_cause_and_is_handed_out(
+    toys: Path, tmp_path: Path, make_settings: Callable[..., Settings]
+) -> None:
+    place = tmp_path / "weights.h5"
+    (toys / "toy_first.py").write_text(
+        "def run(ctx):\n    import outside_thing\n"
+        "    (ctx.out / 'n.txt').write_text(str(ctx.outside(outside_thing.THING)))\n"
+    )
+    thing = Outside("weights", lambda _: {"there": place.exists()}, lambda _: place.exists())
+    sys.modules["outside_thing"] = SimpleNamespace(THING=thing)
+    stage = replace(FIRST, outside=(thing,))
+    settings = make_settings()
+    run_stages((stage,), settings)
+    assert plan((stage,), settings)[0].hit
+    place.touch()
+    assert plan((stage,), settings)[0].cause == "weights (there) changed"
+    run_stages((stage,), settings)
+    assert (settings.config.paths.artifacts / "01_first" / "n.txt").read_text() == "True"
+    place.unlink()
+    assert not plan((stage,), settings)[0].hit
+
+
+def test_history_names_the_stages_that_have_run(toys: Path, make_settings: Callable[..., Settings]) -> None:
+    settings = make_settings()
+    run_stages(STAGES, settings)
+    assert [one.stage for one in read_history(settings.config.paths.artifacts)] == ["01_first", "02_second"]
+
+
+def test_record_of_another_version_is_no_result(toys: Path, make_settings: Callable[..., Settings]) -> None:
+    settings = make_settings()
+    run_stages(STAGES, settings)
+    lock = settings.config.paths.artifacts / "01_first" / "stage.json"
+    record = read_json(lock)
+    del record["asked_for"]
+    write_json(lock, record)
+    assert plan(STAGES, settings)[0].cause == "no earlier result"

@@ -11,7 +11,8 @@ from metal_defects.config import Share
 from metal_defects.inference.boxes import Box
 from metal_defects.records import Record
 
-_GOOD = {
+# Examples, for the API's description.
+GOOD = {
     "name": "scratches_1.png",
     "label": "Scratches",
     "confidence": 0.999,
@@ -23,7 +24,7 @@ _GOOD = {
     "prediction_set": ["Scratches"],
     "boxes": [{"box": [0.21, 0.03, 0.34, 0.97], "score": 0.93}],
 }
-_BAD = {
+BAD = {
     "name": "notes.png",
     "error": {
         "code": "not_an_image",
@@ -37,7 +38,7 @@ _SPREAD = "probabilities"  # a column per class, behind all others
 class Prediction(Record):
     """One classified image; the fields below `milliseconds` are null where the model was not evaluated for them."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [_GOOD]})
+    model_config = ConfigDict(json_schema_extra={"examples": [GOOD]})
     name: str | None = Field(description="Of the file, without folders where it was sent; null where it has none.")
     label: str = Field(description="The most probable class.")
     confidence: Share = Field(description="Its probability.")
@@ -70,7 +71,7 @@ class Fault(Record):
 class Failure(Record):
     """One image that could not be classified; for its code see `ImageError.reason`."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [_BAD]})
+    model_config = ConfigDict(json_schema_extra={"examples": [BAD]})
     name: str | None = Field(description="Of the file; null where it has none.")
     error: Fault
 

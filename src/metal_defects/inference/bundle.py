@@ -168,7 +168,7 @@ def _explain(folder: Path, error: ValidationError) -> BundleError:
         return _refuse(folder, f"{CARD} has no valid '{key}'")
     found = None if first["type"] in ("missing", "model_type") else first["input"]
     return BundleError(
-        "This version reads bundles of format 1; export it again with `python main.py run --from 09`. "
+        f"This version reads bundles of format {FORMAT}; export it again with `python main.py run --from 09`. "
         f"Got format {found!r} in {folder / CARD}."
     )
 

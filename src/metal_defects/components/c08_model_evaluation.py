@@ -1,9 +1,11 @@
 """Stage 08: how far the tuned model's answers can be trusted, and what makes them trustworthy when it is served."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from metal_defects.components.c05_callbacks import build_callbacks, gather_training
 from metal_defects.config import ModelEvaluationParams
 from metal_defects.data.manifest import ImageRow, ManifestRow, SourceCard
 from metal_defects.evaluation.judging import (
@@ -20,7 +22,6 @@ from metal_defects.evaluation.tuned_run import TunedRun, open_tuned_run
 from metal_defects.inference.card import LocatorCard
 from metal_defects.log import logger
 from metal_defects.models.results import ModelList, TunedCard, TunedResult
-from metal_defects.models.trainers import Training
 from metal_defects.pipeline import artifacts
 from metal_defects.pipeline.context import StageContext
 from metal_defects.plots.locator import draw_locations
@@ -69,19 +70,11 @@ def run(ctx: StageContext) -> None:
 
 
 def _open(ctx: StageContext, models: ModelList, result: TunedResult) -> TunedRun:
-    training = Training(
-        seed=ctx.setting("seed"),
-        image_size=ctx.setting("data_preprocessing.image_size"),
-        builder=ctx.setting("model_builder"),
-        training=ctx.setting("training"),
-        callbacks=ctx.setting("callbacks"),
-        snapshots=ctx.path(artifacts.SNAPSHOTS_FOLDER),
-        banks=ctx.banks,
-    )
     return open_tuned_run(
         ctx.read(artifacts.TUNED_CARD, TunedCard),
         models.find(result.name),
-        training,
+        gather_training(ctx),
+        partial(build_callbacks, ctx.setting("callbacks"), is_trial=True),
         ctx.read_rows(artifacts.MANIFEST, ManifestRow),
         ctx.read_rows(artifacts.IMAGES, ImageRow),
         ctx.path(artifacts.TUNED_H5),

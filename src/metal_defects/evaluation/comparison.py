@@ -9,7 +9,8 @@ from metal_defects.evaluation.ensemble import Cost
 from metal_defects.evaluation.heads import fit_convex_head
 from metal_defects.evaluation.tuned_run import Split
 from metal_defects.models.results import ModelEntry
-from metal_defects.models.trainers import FrozenTrainer, Training, make_trainer
+from metal_defects.models.trainers import FrozenTrainer, make_trainer
+from metal_defects.models.training import Training
 
 Answers = dict[str, np.ndarray]
 
@@ -37,5 +38,5 @@ def answer_with_all(
             features, train.labels, train.groups, fit_convex_head(), folds, seed=training.seed, what=entry.title
         )
         answers[entry.name] = found.probabilities[0]
-        costs[entry.name] = Cost(trainer.backbone.gmacs, trainer.bank.meta["milliseconds_per_image"])
+        costs[entry.name] = Cost(entry.gmacs, trainer.method.milliseconds_per_image)
     return answers, costs

@@ -115,6 +115,7 @@ def out_of_fold(
     repeats: int = 1,
     seed: int = 0,
     what: str = "Cross-validation",
+    workers: int | None = None,
 ) -> OutOfFold:
     """Judge every image by a head that was trained on the other folds.
 
@@ -125,11 +126,12 @@ def out_of_fold(
         features: float32 (1 + views, images, columns), view 0 clean.
         labels: int (images,).
         groups: images of the same value are copies of one another, (images,).
-        fit: trains a head; called from several threads at once.
+        fit: trains a head; called from as many threads at once as there are `workers`.
         folds: at least 2.
         repeats: shuffles.
         seed: of the first shuffle; the others follow.
         what: shown with the progress.
+        workers: heads that are trained at a time; one per core where None.
 
     Raises:
         DataError: a class has images of one group alone.
@@ -150,7 +152,7 @@ def out_of_fold(
         repeat, _, rest, test = job
         return fit(features[:, rest], labels[rest], groups[rest], seed + repeat)(features[0, test])
 
-    answers = fit_many(judge, jobs, len(jobs), what)
+    answers = fit_many(judge, jobs, what, workers)
     for (repeat, fold, _, test), answer in zip(jobs, answers, strict=True):
         logits[repeat, test] = answer
         numbers[repeat, test] = fold

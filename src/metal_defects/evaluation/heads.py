@@ -1,6 +1,6 @@
 """The convex head, multinomial logistic regression: one optimum, no seed, where many heads are fitted."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -18,20 +18,22 @@ Result = TypeVar("Result")
 MOST_STEPS = 200
 
 
-def fit_many(fit: Callable[[Job], Result], jobs: Iterable[Job], total: int, what: str) -> list[Result]:
-    """Results of many small fits, a core for each at a time.
+def fit_many(
+    fit: Callable[[Job], Result], jobs: Sequence[Job], what: str, workers: int | None = None
+) -> list[Result]:
+    """Results of many small fits, a core for each.
 
     Args:
         fit: one; called from several threads at once.
         jobs: what it is given.
-        total: how many they are.
         what: shown with the progress.
+        workers: threads; as many as there are cores where None.
     """
     from threadpoolctl import threadpool_limits
 
     # Several threads on one small matrix product wait for one another ten times as long as they work.
     with threadpool_limits(1):
-        return list(track(map_ordered(fit, jobs), what, total=total))
+        return list(track(map_ordered(fit, jobs, workers), what, total=len(jobs)))
 
 
 

@@ -68,7 +68,7 @@ def measure_learning_curve(
 
     scores: dict[int | None, list[float]] = {size: [] for size in plan}
     counts: dict[int | None, list[int]] = {size: [] for size in plan}
-    for (size, _), (score, count) in zip(jobs, fit_many(judge, jobs, len(jobs), "Learning curve"), strict=True):
+    for (size, _), (score, count) in zip(jobs, fit_many(judge, jobs, "Learning curve"), strict=True):
         scores[size].append(score)
         counts[size].append(count)
     return tuple(

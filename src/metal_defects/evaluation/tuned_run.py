@@ -14,9 +14,11 @@ from metal_defects.evaluation.heads import Predict
 from metal_defects.models.feature_bank import BATCH, FeatureBank, fastest_engine
 from metal_defects.models.networks import pool_moments
 from metal_defects.models.results import Hyperparameters, ModelEntry, TunedCard
-from metal_defects.models.trainers import FrozenTrainer, Training, make_trainer
+from metal_defects.models.trainers import FrozenTrainer, make_trainer
 from metal_defects.models.training import (
     HeadRecipe,
+    MakeCallbacks,
+    Training,
     class_weights,
     fit_head,
     predict_images,
@@ -61,7 +63,8 @@ class TunedRun:
         opened: the same, with its feature maps.
         trainer: of its head; None where the whole network was trained, so that cross-validation would cost as many
             trainings as folds.
-        training: how it was trained.
+        training: what its fits had in common.
+        make_callbacks: for fits whose head is thrown away.
         train, valid, test, held_out: images; the last are those of `HELD_OUT`.
         pixels: of the held-out images, uint8 (images, side, side, 3).
         scratch: folder for what may be lost.
@@ -74,6 +77,7 @@ class TunedRun:
     opened: OpenModel
     trainer: FrozenTrainer | None
     training: Training
+    make_callbacks: MakeCallbacks
     train: Split
     valid: Split
     test: Split
@@ -86,6 +90,7 @@ def open_tuned_run(
     card: TunedCard,
     entry: ModelEntry,
     training: Training,
+    make_callbacks: MakeCallbacks,
     manifest: Sequence[ManifestRow],
     images: Sequence[ImageRow],
     model_file: Path,
@@ -96,7 +101,8 @@ def open_tuned_run(
     Args:
         card: of the tuned model.
         entry: the base model that was tuned.
-        training: how it was trained.
+        training: what its fits had in common.
+        make_callbacks: for fits whose head is thrown away.
         manifest, images: rows of all images.
         model_file: tuned_model.h5.
         scratch: folder for what may be lost.
@@ -129,6 +135,7 @@ def open_tuned_run(
         opened=open_model(model),
         trainer=trainer if isinstance(trainer, FrozenTrainer) else None,
         training=training,
+        make_callbacks=make_callbacks,
         train=describe("train"),
         valid=describe("valid"),
         test=describe("test"),
@@ -158,17 +165,17 @@ def answer_out_of_fold(run: TunedRun, folds: int, repeats: int) -> OutOfFold:
     columns = trainer.bank.columns(recipe.taps)
 
     def fit(features: np.ndarray, labels: np.ndarray, _groups: np.ndarray, seed: int) -> Predict:
-        """Train a head as stage 07 does, early stopping on the validation split included."""
+        """A head as stage 07 trains it, early stopping on the validation split included."""
         parts = {"train": features, "valid": trainer.bank.features["valid"]}
         bank = FeatureBank(parts, trainer.bank.slices, trainer.bank.meta)
         weights = class_weights(labels, len(run.classes), run.training.training.class_weights)
         targets = {"train": labels, "valid": run.valid.labels}
-        quiet = run.training.callbacks.model_copy(update={"tensorboard": False, "csv_logger": False})
-        head, _ = fit_head(recipe, bank, targets, weights, quiet, run.scratch / "heads", "head", seed)
+        head, _ = fit_head(recipe, bank, targets, weights, run.make_callbacks, run.scratch / "heads", "Head", seed)
         return lambda rows: _log(predict_probabilities(head, rows[:, columns]))
 
     features = trainer.bank.features["train"]
-    return out_of_fold(features, train.labels, train.groups, fit, folds, repeats, run.training.seed)
+    # A fit sets the seeds of the process: one at a time.
+    return out_of_fold(features, train.labels, train.groups, fit, folds, repeats, run.training.seed, workers=1)
 
 
 def list_columns(run: TunedRun) -> np.ndarray:

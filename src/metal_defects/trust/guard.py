@@ -19,6 +19,7 @@ import numpy as np
 
 from metal_defects.metrics import Score, share
 from metal_defects.records import Record
+from metal_defects.system import map_ordered
 from metal_defects.trust.folds import Fold, count_groups, make_folds
 
 if TYPE_CHECKING:
@@ -170,6 +171,8 @@ def fit_guard(
     Raises:
         ValueError: an argument has another shape or range.
     """
+    from threadpoolctl import threadpool_limits
+
     features, labels, groups = np.asarray(features, np.float64), np.asarray(labels), np.asarray(groups)
     columns = 2 * sum(channels.values())
     if features.shape != (len(labels), columns) or not len(labels) == len(groups) > 1:
@@ -182,10 +185,15 @@ def fit_guard(
     if len(np.unique(groups)) < FEWEST_PER_CLASS * len(np.unique(labels)):
         labels = np.zeros_like(labels)
     distances = np.full(len(labels), np.nan)
-    for train, test in _split(labels, groups, seed):
+
+    def measure(fold: Fold) -> tuple[np.ndarray, np.ndarray]:
+        train, test = fold
         known = test[np.isin(labels[test], labels[train])]
-        if len(known):
-            distances[known] = _fit(features[train], labels[train], channels).distance(features[known])
+        return known, _fit(features[train], labels[train], channels).distance(features[known])
+
+    with threadpool_limits(1):  # a core for each fold, not all of them for every small product
+        for known, found in map_ordered(measure, _split(labels, groups, seed)):
+            distances[known] = found
     guard = _fit(features, labels, channels)
     seen = distances[np.isfinite(distances)]
     # Without a second image of any class, the images themselves are all there is to go by.

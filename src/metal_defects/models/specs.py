@@ -202,9 +202,7 @@ SPECS: dict[str, ModelSpec] = {
         Backbone(
             name="mobilenet_v2",
             title="MobileNetV2",
-            weights=_keras_weights(
-                f"{KERAS_URL}/mobilenet_v2/mobilenet_v2_{KERAS_SUFFIX}_1.0_224_no_top.h5", None
-            ),
+            weights=_keras_weights(f"{KERAS_URL}/mobilenet_v2/mobilenet_v2_{KERAS_SUFFIX}_1.0_224_no_top.h5", None),
             build=_keras_application("MobileNetV2"),
             load=_load_keras_weights,
             scaling=_TF,

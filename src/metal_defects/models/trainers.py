@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import numpy as np
 
 from metal_defects.config import FromScratchParams, HyperparameterTuningParams
-from metal_defects.data.snapshots import load_labels, load_snapshot
+from metal_defects.data.snapshots import load_class_labels, load_labels, load_snapshot
 from metal_defects.models.feature_bank import FeatureBank, count_views, load_or_extract
 from metal_defects.models.network_training import fine_tune, fit_network
 from metal_defects.models.networks import assemble, build_backbone, build_feature_model, build_from_scratch
@@ -259,7 +259,8 @@ def _declare_common(space: "keras_tuner.HyperParameters", params: Hyperparameter
 
 def _weigh_classes(training: Training) -> np.ndarray:
     labels = load_labels(training.snapshots, "train")
-    return class_weights(labels, count_classes(training.snapshots), training.training.class_weights)
+    classes = len(load_class_labels(training.snapshots).classes)
+    return class_weights(labels, classes, training.training.class_weights)
 
 
 def _clone(model: "keras.Model") -> "keras.Model":

@@ -3,7 +3,6 @@
 import csv
 import json
 import os
-import signal
 import subprocess
 import sys
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ from typing import Any
 from metal_defects.files import read_json, sha256_file
 from metal_defects.pipeline.table import STAGES
 from support import PROJECT
+from support.warm import Preparation, WarmProcess
 
 IMAGES_PER_CLASS = 14
 TIMEOUT = 900
@@ -66,31 +66,47 @@ class Workshop:
     def with_settings(self, *settings: str) -> "Workshop":
         return replace(self, settings=(*self.settings, *settings))
 
-    def command(self, name: str, *arguments: str, code: str | None = None) -> list[str]:
-        """The command line; `code` stands in for main.py."""
+    def arguments(self, name: str, *more: str) -> list[str]:
+        """What follows main.py on the command line."""
         paths = [f"paths.{part}={self.folder / part}" for part in ("artifacts", "logs", "downloads", "weights")]
         source = "data.source=synthetic" if self.data is None else f"data.path={self.data}"
         settings = [text for setting in (source, *paths, *self.settings) for text in ("--set", setting)]
-        takes_models = name in ("run", "plan") and "--models" not in arguments
+        takes_models = name in ("run", "plan") and "--models" not in more
         models = ["--models", "efficientnet_lite0"] if takes_models else []
+        return [name, *models, *settings, *more]
+
+    def command(self, name: str, *more: str, code: str | None = None) -> list[str]:
+        """The whole command line; `code` stands in for main.py."""
         start = ["-c", code] if code else ["main.py"]
-        return [sys.executable, *start, name, *models, *settings, *arguments]
+        return [sys.executable, *start, *self.arguments(name, *more)]
 
-    def start(self, name: str, *arguments: str, code: str | None = None) -> "subprocess.Popen[str]":
-        environment = {key: value for key, value in os.environ.items() if not key.startswith("METAL_DEFECTS_")}
-        environment["COLUMNS"] = "80"
-        options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        # A shell lets what it starts in the background ignore interrupts; a user's terminal does not.
-        options["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
-        return subprocess.Popen(self.command(name, *arguments, code=code), cwd=PROJECT, env=environment, **options)
+    def start(
+        self, name: str, *more: str, before: Preparation | None = None, measured: bool = False
+    ) -> WarmProcess:
+        """Begin a command; see `WarmProcess`."""
+        return WarmProcess(self.arguments(name, *more), _environment(), before, measured)
 
-    def run(self, name: str = "run", *arguments: str, code: str | None = None) -> "subprocess.CompletedProcess[str]":
-        process = self.start(name, *arguments, code=code)
+    def run(
+        self, name: str = "run", *more: str, before: Preparation | None = None, measured: bool = False
+    ) -> "subprocess.CompletedProcess[str]":
+        """Run a command to its end."""
+        process = self.start(name, *more, before=before, measured=measured)
         try:
             out, err = process.communicate(timeout=TIMEOUT)
         finally:
             process.kill()
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    def run_cold(self, name: str, *more: str, code: str | None = None) -> "subprocess.CompletedProcess[str]":
+        """The same in a new interpreter, in which nothing is imported; `code` stands in for main.py."""
+        options = {"capture_output": True, "text": True, "timeout": TIMEOUT}
+        return subprocess.run(self.command(name, *more, code=code), cwd=PROJECT, env=_environment(), **options)
+
+
+def _environment() -> dict[str, str]:
+    """Variables of a user who has set none of this program's, before a narrow terminal."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("METAL_DEFECTS_")}
+    return kept | {"COLUMNS": "80"}
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:

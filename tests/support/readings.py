@@ -34,7 +34,8 @@ def watch_settings(target: Path) -> Callable[[], None]:
     from metal_defects import config
     from metal_defects.pipeline import context, digest, runner
 
-    names = {model: prefix for root in (config.Config, config.Params, config.DataSchema) for model, prefix in _name(root)}
+    roots = (config.Config, config.Params, config.DataSchema)
+    names = dict(pair for root in roots for pair in _name(root))
     found: dict[str, set[str]] = {}
     now = [""]
     look, start, run = BaseModel.__getattribute__, context.StageContext.__init__, runner._run_stage

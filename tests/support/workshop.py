@@ -3,19 +3,26 @@
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from metal_defects.files import read_json, sha256_file
+from metal_defects.pipeline.context import Stage
 from metal_defects.pipeline.table import STAGES
 from support import PROJECT
 from support.warm import Preparation, WarmProcess
 
 IMAGES_PER_CLASS = 14
 TIMEOUT = 900
+# Of a search that is disturbed, and a limit for images that none of them reaches.
+TRIALS = 4
+WIDER = "image.max_side=9000"
 SMALL = (
     f"data_ingestion.synthetic_images_per_class={IMAGES_PER_CLASS}",
     "data_preprocessing.image_size=64",
@@ -97,10 +104,17 @@ class Workshop:
             process.kill()
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
-    def run_cold(self, name: str, *more: str, code: str | None = None) -> "subprocess.CompletedProcess[str]":
+    def run_cold(
+        self, name: str, *more: str, code: str | None = None, project: Path = PROJECT
+    ) -> "subprocess.CompletedProcess[str]":
         """The same in a new interpreter, in which nothing is imported; `code` stands in for main.py."""
         options = {"capture_output": True, "text": True, "timeout": TIMEOUT}
-        return subprocess.run(self.command(name, *more, code=code), cwd=PROJECT, env=_environment(), **options)
+        return subprocess.run(self.command(name, *more, code=code), cwd=project, env=_environment(), **options)
+
+    def remove(self, *numbers: str) -> None:
+        """Remove what stages have written."""
+        for number in numbers:
+            shutil.rmtree(self.stage(number))
 
 
 def _environment() -> dict[str, str]:
@@ -128,9 +142,9 @@ def assert_one_sentence(answer: "subprocess.CompletedProcess[str]", *parts: str)
         assert part in answer.stderr
 
 
-def assert_complete(workshop: Workshop) -> None:
-    """Every stage is up to date, every recorded file has the recorded bytes, and nothing half done lies about."""
-    for stage in STAGES:
+def assert_whole(workshop: Workshop, stages: Sequence[Stage] = STAGES) -> None:
+    """Every recorded file has the recorded bytes, no other lies beside them, and nothing half done lies about."""
+    for stage in stages:
         folder = workshop.artifacts / stage.name
         record = json.loads((folder / "stage.json").read_text())
         on_disk = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
@@ -140,6 +154,26 @@ def assert_complete(workshop: Workshop) -> None:
     leftovers = [path for pattern in (".partial-*", ".old-*") for path in workshop.artifacts.rglob(pattern)]
     assert not leftovers, leftovers
     assert not list((workshop.artifacts / ".resume").iterdir())
+
+
+def assert_complete(workshop: Workshop) -> None:
+    """Every stage is whole and up to date."""
+    assert_whole(workshop)
     answer = workshop.run()
     assert_success(answer)
     assert f"{len(STAGES)} of {len(STAGES)} stages up to date" in answer.stdout
+
+
+def kill_when(workshop: Workshop, moment: Callable[[], bool], delay: float = 0.0, *arguments: str) -> bool:
+    """Start a run and kill it `delay` seconds after `moment`; False where the run ended first."""
+    process = workshop.start("run", *arguments)
+    try:
+        while not moment():
+            if process.poll() is not None:
+                return False
+            time.sleep(0.005)
+        time.sleep(delay)
+        return process.poll() is None
+    finally:
+        process.kill()
+        process.communicate()

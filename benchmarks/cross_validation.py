@@ -23,8 +23,8 @@ from _common import (
     workspace,
 )
 
-from metal_defects.data.manifest import read_manifest
-from metal_defects.data.snapshots import SPLITS, load_labels, load_snapshot
+from metal_defects.data.manifest import SPLITS, read_manifest
+from metal_defects.data.snapshots import load_labels, load_snapshot
 from metal_defects.evaluation.cross_validation import hold_out
 from metal_defects.evaluation.split_results import read_image_rows
 from metal_defects.files import read_json

@@ -25,8 +25,8 @@ from _common import (
 from cross_validation import read_groups
 
 from metal_defects.config import load_settings
-from metal_defects.data.manifest import read_boxes, read_manifest
-from metal_defects.data.snapshots import SPLITS, load_labels, load_snapshot
+from metal_defects.data.manifest import SPLITS, read_boxes, read_manifest
+from metal_defects.data.snapshots import load_labels, load_snapshot
 from metal_defects.errors import UserError
 from metal_defects.evaluation.split_results import read_image_rows
 from metal_defects.files import read_json

@@ -23,7 +23,8 @@ from _common import (
 )
 from cross_validation import gather_features, read_groups
 
-from metal_defects.data.snapshots import SPLITS, load_labels, load_snapshot
+from metal_defects.data.manifest import SPLITS
+from metal_defects.data.snapshots import load_labels, load_snapshot
 from metal_defects.evaluation.cross_validation import Fit, fit_convex_head, softmax
 from metal_defects.evaluation.few_shot import VIEWS, crop_view, fit_few_shot_head
 from metal_defects.evaluation.split_results import read_image_rows

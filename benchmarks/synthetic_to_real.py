@@ -6,7 +6,8 @@ import numpy as np
 import typer
 from _common import Data, Model, describe_machine, make_table, report, start, use_data, use_model, workspace
 
-from metal_defects.data.snapshots import SPLITS, load_labels, load_snapshot
+from metal_defects.data.manifest import SPLITS
+from metal_defects.data.snapshots import load_labels, load_snapshot
 from metal_defects.errors import DataError
 from metal_defects.files import read_json
 from metal_defects.metrics import classification_metrics, format_accuracy

@@ -23,7 +23,8 @@ from _surfaces import cut_photographs, draw_textures
 from cross_validation import make_folds, read_groups
 
 from metal_defects.data.imaging import ImageError, Preprocessor
-from metal_defects.data.snapshots import SPLITS, load_labels
+from metal_defects.data.manifest import SPLITS
+from metal_defects.data.snapshots import load_labels
 from metal_defects.errors import UserError
 from metal_defects.evaluation.split_results import read_image_rows
 from metal_defects.files import read_json

@@ -14,6 +14,7 @@ from box import ConfigBox
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from metal_defects.errors import ConfigError
+from metal_defects.shipped import find_shipped
 
 ENV_PREFIX = "METAL_DEFECTS__"
 ENV_DATA = "METAL_DEFECTS_DATA"
@@ -343,24 +344,30 @@ def normalise_name(name: str) -> str:
 
 
 def find_root() -> Path:
-    """The folder of main.py and the settings files: METAL_DEFECTS_ROOT, else the current one."""
+    """Where relative paths start and settings files are looked for: METAL_DEFECTS_ROOT, else the current folder."""
     return Path(os.environ.get("METAL_DEFECTS_ROOT", Path.cwd()))
+
+
+def is_project(root: Path) -> bool:
+    """Whether the folder has settings of its own; any other belongs to somebody who only wants answers."""
+    return any((root / file).exists() for file in FILES.values())
 
 
 def load_settings(
     root: Path, overrides: Iterable[str] = (), environment: Mapping[str, str] = os.environ
 ) -> Settings:
-    """Read, override and validate the three files under `root`.
+    """Read, override and validate the three files; those that `root` does not hold are the shipped ones.
 
     Args:
-        root: folder that holds config/config.yaml, params.yaml and schema.yaml.
+        root: folder that may hold config/config.yaml, params.yaml and schema.yaml; relative paths start there.
         overrides: `section.key=value` texts; the value is read as YAML.
         environment: variables; those that start with `METAL_DEFECTS__` override keys.
 
     Raises:
         ConfigError: naming the file, the key, what is allowed and the value received.
     """
-    boxes = {name: _read_yaml(root / file) for name, file in FILES.items()}
+    found = {name: root / file if (root / file).exists() else find_shipped(file) for name, file in FILES.items()}
+    boxes = {name: _read_yaml(path) for name, path in found.items()}
     for variable, value in sorted(environment.items()):
         if variable.startswith(ENV_PREFIX):
             key = variable.removeprefix(ENV_PREFIX).lower().replace("__", ".")
@@ -384,7 +391,7 @@ def _read_yaml(path: Path) -> ConfigBox:
     try:
         value = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"Cannot read {path}: {error.strerror}. Run from the project folder.") from error
+        raise ConfigError(f"Cannot read {path}: {error.strerror}.") from error
     except yaml.YAMLError as error:
         where = getattr(error, "problem_mark", None)
         line = f", line {where.line + 1}" if where else ""

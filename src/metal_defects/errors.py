@@ -19,3 +19,7 @@ class WeightsError(UserError):
 
 class BusyError(UserError):
     """Another run holds the artifacts folder."""
+
+
+class BundleError(UserError):
+    """A bundle is missing, torn, altered or of another format."""

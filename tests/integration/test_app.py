@@ -2,7 +2,6 @@
 
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -14,8 +13,9 @@ from support import PROJECT
 from support.toy_bundles import COLOURS, paint, write_bundle
 
 from metal_defects.app import inspect_page, session
+from metal_defects.inference.answer import Prediction
 from metal_defects.inference.boxes import Box
-from metal_defects.inference.predictor import Prediction, Predictor
+from metal_defects.inference.predictor import Predictor
 
 SAMPLES = 18
 File = tuple[str, bytes, str]
@@ -51,12 +51,15 @@ def judging(monkeypatch: pytest.MonkeyPatch) -> None:
     def explain(self: Predictor, source: np.ndarray, name: str | None = None) -> tuple[Prediction, np.ndarray]:
         answer, _ = answer_only(self, source, name)
         verdict = dict(zip(COLOURS, ("accept", "review", "unknown"), strict=True))[answer.label]
-        boxes = (Box(0.25, 0.25, 0.75, 0.5, 0.9),) if verdict == "accept" else ()
-        judged = replace(
-            answer, verdict=verdict, reason=f"the reason is <{verdict}>", distance=0.5, boxes=boxes,
-            prediction_set=("Green", "Red") if verdict == "review" else (answer.label,),
-        )  # fmt: skip
-        return judged, np.eye(7, dtype=np.float32)
+        boxes = (Box(box=(0.25, 0.25, 0.75, 0.5), score=0.9),) if verdict == "accept" else ()
+        judged = {
+            "verdict": verdict,
+            "reason": f"the reason is <{verdict}>",
+            "distance": 0.5,
+            "boxes": boxes,
+            "prediction_set": ("Green", "Red") if verdict == "review" else (answer.label,),
+        }
+        return answer.model_copy(update=judged), np.eye(7, dtype=np.float32)
 
     monkeypatch.setattr(Predictor, "explain", explain)
 
@@ -222,13 +225,13 @@ def test_list_can_be_cleared(app: AppTest) -> None:
 
 def test_verdicts_come_first(app: AppTest, judging: None) -> None:
     upload(app, *(draw(colour, seed=seed) for colour in COLOURS for seed in range(2)), draw("Red", seed=2))
-    for words, count in (("Accepted", 3), ("Review", 2), ("Unknown", 2)):
+    for words, count in (("Accepted", 3), ("To review", 2), ("Unknown", 2)):
         assert f"<span>{words}</span><b>{count}</b>" in html(app)
     assert table(app)["Answer"] == ["Blue", "Blue", "Green", "Green", "Red", "Red", "Red"]
     assert table(app)["Verdict"][0] == ["Unknown"]
     app.pills(key="verdicts").set_value(["review"]).run()
     assert set(table(app)["Answer"]) == {"Green"}
-    assert ">Review</mark>" in html(app) and "The reason is &lt;review&gt;" in html(app)
+    assert ">To review</mark>" in html(app) and "The reason is &lt;review&gt;" in html(app)
     assert "possible: Green or Red" in html(app)
 
 

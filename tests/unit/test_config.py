@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import PROJECT
 
-from metal_defects.config import load_settings, normalise_name
+from metal_defects.config import is_project, load_settings, normalise_name
 from metal_defects.errors import ConfigError
 
 
@@ -81,9 +81,14 @@ def test_file_that_is_no_mapping(content: str, tmp_path: Path) -> None:
         load_settings(tmp_path, environment={})
 
 
-def test_missing_file_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="Run from the project folder"):
-        load_settings(tmp_path, environment={})
+def test_files_that_a_folder_lacks_are_the_shipped_ones(tmp_path: Path) -> None:
+    assert not is_project(tmp_path)
+    (tmp_path / "schema.yaml").write_text((PROJECT / "schema.yaml").read_text().replace("min_side: 32", "min_side: 48"))
+    settings = load_settings(tmp_path, environment={})
+    assert is_project(tmp_path)
+    assert settings.data_schema.image.min_side == 48
+    assert settings.params == load_settings(PROJECT, environment={}).params
+    assert settings.config.paths.artifacts == tmp_path / "artifacts"
 
 
 @given(st.text(alphabet="abcXYZ -_", min_size=1))

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from metal_defects.inference.predictor import Failure
+from metal_defects.inference.answer import Failure
 
 INTERNAL = "internal_error"
 _STATUS = {

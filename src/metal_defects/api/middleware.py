@@ -1,25 +1,23 @@
 """What happens to every call before and after its route: id, key, log line, metrics, and an end to its body."""
 
 import asyncio
-import hashlib
-import hmac
 import re
 import time
 import uuid
+from collections.abc import Set
 from contextlib import suppress
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from metal_defects.api.errors import INTERNAL, CallError
+from metal_defects.api.security import KeyCheck
 from metal_defects.api.telemetry import Metrics, current_request_id
 from metal_defects.log import logger
 
-OPEN_PATHS = frozenset({"/healthz", "/readyz"})
-KNOWN_PATHS = OPEN_PATHS | {"/v1/predict", "/v1/heatmap", "/v1/model", "/metrics", "/docs", "/openapi.json"}
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 LINGER_SECONDS = 2.0
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
@@ -31,13 +29,15 @@ class Edge:
     Args:
         app: the routes.
         metrics: to count in.
-        api_key: that every call but health checks must show; None where none is needed.
+        paths: of the application's routes; calls to all others are counted together.
+        api_key: that calls must show; None where none is needed.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, api_key: str | None) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, paths: Set[str], api_key: str | None) -> None:
         self._app = app
         self._metrics = metrics
-        self._key_digest = None if api_key is None else _digest(api_key.encode())
+        self._paths = paths
+        self._key = KeyCheck(api_key)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -52,7 +52,7 @@ class Edge:
             self._record(scope, call)
 
     async def _answer(self, scope: Scope, call: "_Call") -> None:
-        if not self._may_enter(scope):
+        if not await self._key.may_enter(Request(scope)):
             message = "Send the API key in the header X-API-Key, or as Authorization: Bearer."
             response = respond(CallError(401, "unauthorized", message), call.request_id)
             await response(scope, call.receive, call.send)
@@ -68,17 +68,10 @@ class Edge:
             refusal = CallError(500, INTERNAL, "The server made a mistake; its log says more under this request_id.")
             await respond(refusal, call.request_id)(scope, call.receive, call.send)
 
-    def _may_enter(self, scope: Scope) -> bool:
-        if self._key_digest is None or scope["path"] in OPEN_PATHS:
-            return True
-        headers = Headers(scope=scope)
-        scheme, _, token = headers.get("authorization", "").partition(" ")
-        shown = headers.get("x-api-key") or (token.strip() if scheme.lower() == "bearer" else "")
-        return hmac.compare_digest(_digest(shown.encode("latin-1")), self._key_digest)
-
     def _record(self, scope: Scope, call: "_Call") -> None:
         seconds = time.perf_counter() - call.start
-        path = scope["path"] if scope["path"] in KNOWN_PATHS else "other"
+        # Anybody can make up paths: a series for each of them would fill the memory.
+        path = scope["path"] if scope["path"] in self._paths else "other"
         method = scope["method"] if scope["method"] in METHODS else "other"
         # A client that hangs up before its answer has no status; 499 is what proxies log.
         status = call.status or 499
@@ -151,8 +144,3 @@ class _Call:
 def respond(refusal: CallError, request_id: str) -> JSONResponse:
     """The HTTP response of a refusal."""
     return JSONResponse(refusal.body(request_id), refusal.status, refusal.headers())
-
-
-def _digest(key: bytes) -> bytes:
-    """Of equal length for any key, so that a comparison tells nothing about it."""
-    return hashlib.sha256(key).digest()

@@ -1,123 +1,57 @@
-"""The shapes of the API's answers, for its OpenAPI description; `Prediction.to_dict` and its like fill them."""
+"""The API's answers: what frames the answers for the images, and what the description says of bodies and refusals."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from metal_defects.api.uploads import FIELD
+from metal_defects.data.manifest import DataCard
+from metal_defects.inference.answer import BAD, GOOD, Failure, Fault, Outcome
+from metal_defects.inference.card import InputCard, Provenance, Variant
+from metal_defects.metrics import SplitMetrics
+from metal_defects.records import Record
 
-_SHARES = {
-    "Crazing": 0.0, "Inclusion": 0.001, "Patches": 0.0, "Pitted": 0.0, "Rolled": 0.0, "Scratches": 0.999,
-}  # fmt: skip
-_GOOD = {
-    "name": "scratches_1.png",
-    "label": "Scratches",
-    "confidence": 0.999,
-    "probabilities": _SHARES,
-    "milliseconds": 7.1,
-    "verdict": "accept",
-    "reason": "the model knows such surfaces, and one class alone is possible",
-    "distance": 0.41,
-    "prediction_set": ["Scratches"],
-    "boxes": [{"box": [0.21, 0.03, 0.34, 0.97], "score": 0.93}],
-}
-_BAD = {
-    "name": "notes.png",
-    "error": {
-        "code": "not_an_image",
-        "message": "The image: no known image format, whatever its suffix. Got a file that starts with 6e 6f 74 65.",
-    },
-}
 _MODEL = {"name": "EfficientNet-Lite0", "hash": "0123456789ab"}
 _REQUEST_ID = "5f0c1e9a7d5b4c0f8a51c0d2a7b9e3f4"
 
-Share = Annotated[float, Field(ge=0, le=1)]
 RequestId = Annotated[str, Field(description="Also in the header X-Request-ID, which the client may choose.")]
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class Fault(_Model):
-    code: str = Field(description="Short and stable, for programs.")
-    message: str = Field(description="One sentence, for people.")
-
-
-class FoundBox(_Model):
-    """Where a defect is."""
-
-    box: list[Share] = Field(
-        min_length=4, max_length=4, description="Left, top, right, bottom as shares of the image's width and height."
-    )
-    score: Share = Field(description="How sure the model is that a defect is there.")
-
-
-class FileAnswer(_Model):
-    """One classified file; the fields below `milliseconds` are null where the model was not evaluated for them."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [_GOOD]})
-    name: str | None = Field(description="The file's name without folders; null where none was sent.")
-    label: str = Field(description="The most probable class.")
-    confidence: Share
-    probabilities: dict[str, Share] = Field(description="Of every class.")
-    milliseconds: float = Field(ge=0, description="Decoding and inference of this file.")
-    verdict: Literal["accept", "review", "unknown"] | None = Field(
-        None, description="Take the label as it is, have a person look, or the surface is none that the model knows."
-    )
-    reason: str | None = Field(None, description="Of the verdict, for people.")
-    distance: float | None = Field(
-        None, ge=0, description="From the training images; above 1 the surface is none that the model knows."
-    )
-    prediction_set: list[str] | None = Field(
-        None, description="The classes that are possible at the model's promised coverage, the most probable first."
-    )
-    boxes: list[FoundBox] | None = Field(None, description="Where the defects are; empty where none was found.")
-
-
-class FileFault(_Model):
-    """One file that could not be classified."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [_BAD]})
-    name: str | None
-    error: Fault
-
-
-class ModelName(_Model):
+class ModelName(Record):
     name: str
     hash: str = Field(description="Of the bundle: names this very model.")
 
 
-class Answer(_Model):
+class Answer(Record):
     """Answers in the order of the files."""
 
     model_config = ConfigDict(
         json_schema_extra={
-            "examples": [{"request_id": _REQUEST_ID, "model": _MODEL, "notice": None, "results": [_GOOD, _BAD]}]
+            "examples": [{"request_id": _REQUEST_ID, "model": _MODEL, "notice": None, "results": [GOOD, BAD]}]
         }
     )
     request_id: RequestId
     model: ModelName
     notice: str | None = Field(description="What every user of the model must know.")
-    results: list[FileAnswer | FileFault] = Field(min_length=1)
+    results: list[Outcome] = Field(min_length=1)
 
 
-class Refused(_Model):
+class Refused(Record):
     """The call got no prediction."""
 
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"request_id": _REQUEST_ID, "error": _BAD["error"], "results": [_BAD]}]}
+        json_schema_extra={"examples": [{"request_id": _REQUEST_ID, "error": BAD["error"], "results": [BAD]}]}
     )
     request_id: RequestId
     error: Fault
-    results: list[FileFault] | None = Field(None, description="Per file, where the files were looked at.")
+    results: list[Failure] | None = Field(None, description="Per file, where the files were looked at.")
 
 
-class Health(_Model):
+class Health(Record):
     status: str
 
 
-class Limits(_Model):
+class Limits(Record):
     """Bounds on a call."""
 
     max_files: int
@@ -127,22 +61,24 @@ class Limits(_Model):
     timeout_seconds: float
 
 
-class ModelCard(_Model):
+class ModelCard(Record):
     """What is being served."""
 
     name: str
     hash: str
-    created: str | None
-    code_version: str | None
-    classes: list[str]
+    created: str
+    code_version: str
+    classes: tuple[str, ...]
     notice: str | None
-    input: dict[str, Any] = Field(description="Accepted formats and sides.")
+    input: InputCard = Field(description="Accepted formats and sides.")
     limits: Limits
-    variants: dict[str, Any] = Field(description="Files, their parity with the trained model, accuracy and speed.")
+    variants: dict[str, Variant] = Field(
+        description="Files, their parity with the trained model, accuracy and speed."
+    )
     default: str
-    data: dict[str, Any]
-    metrics: dict[str, Any]
-    provenance: dict[str, Any]
+    data: DataCard
+    metrics: dict[str, SplitMetrics]
+    provenance: Provenance
 
 
 _IMAGE = {"type": "string", "format": "binary"}

@@ -15,7 +15,8 @@ from typing import Any
 import uvicorn
 from PIL import Image
 
-from metal_defects.api.routes import Service, create_app
+from metal_defects.api.application import create_app
+from metal_defects.api.service import Service
 from metal_defects.api.telemetry import log_as_json
 from metal_defects.config import Serving, Settings
 from metal_defects.errors import ConfigError
@@ -46,7 +47,7 @@ def run_server(settings: Settings, bundle: Path | None = None, is_insecure: bool
     api_key = os.environ.get(ENV_KEY, "").strip() or None
     require_safe_address(limits.host, api_key, is_insecure)
     listener = open_listener(limits.host, limits.port)
-    folder = bundle or find_bundle(settings.config.paths.artifacts, settings.root / "bundles" / "neu")
+    folder = find_bundle(settings.config.paths.artifacts, bundle)
     # One more than there are cores: while a thread waits for the interpreter, another keeps its core busy.
     threads = count_cores() + 1
     predictor = Predictor.load(folder, threads=1)
@@ -157,7 +158,11 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter)
 
     def _drop_stalled(self) -> None:
-        """Close connections that have been sending the headers of one call for longer than a call may take."""
+        """Close connections that have been sending the headers of one call for longer than a call may take.
+
+        uvicorn has no such bound. `connection.cycle`, its `response_complete` and `connection.transport` are private to
+        its HTTP protocols, so the pinned version matters: the test of slow clients tells when they change.
+        """
         now = time.monotonic()
         known, self._idle_since = self._idle_since, {}
         for connection in self.server_state.connections:

@@ -1,4 +1,8 @@
-"""Files out of a request body, read piece by piece: no more is ever held than the bounds allow."""
+"""Files out of a multipart or raw request body, read piece by piece: no more is ever held than the bounds allow.
+
+Starlette's form parser is not used: it writes larger files to temporary ones on disk, and knows no bound on a file or
+on all calls together.
+"""
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
@@ -8,7 +12,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 from metal_defects.api.errors import CallError
 from metal_defects.config import Serving
-from metal_defects.inference.predictor import Failure
+from metal_defects.inference.answer import Failure
 
 FIELD = "files"
 LONGEST_NAME = 120
@@ -27,7 +31,7 @@ class Upload:
     data: bytes
 
 
-def clean_name(raw: str | None) -> str | None:
+def strip_folders(raw: str | None) -> str | None:
     """The last part of a path in the style of any system, fit for logs, tables and terminals.
 
     Characters that cannot be seen are dropped, among them line ends and those that reverse the reading direction.
@@ -159,7 +163,7 @@ class _Form:
         if len(self.files) == self.limits.max_files:
             raise CallError(413, "too_many_files", f"A call may have {self.limits.max_files} files at most. Got more.")
         raw = options.get(b"filename")
-        self._name = None if raw is None else clean_name(raw.decode("utf-8", errors="replace"))
+        self._name = None if raw is None else strip_folders(raw.decode("utf-8", errors="replace"))
 
     def _add_data(self, piece: bytes, start: int, end: int) -> None:
         self._is_too_large |= len(self._data) + end - start > self.limits.max_file_bytes
@@ -180,7 +184,7 @@ class _Form:
 
 def _file_too_large(name: str | None, limits: Serving) -> Failure:
     message = f"{name or 'The image'}: the file may have {limits.max_file_bytes} bytes at most; shrink it. Got more."
-    return Failure(name, "too_large", message)
+    return Failure.of(name, "too_large", message)
 
 
 def _too_large(limits: Serving, found: str) -> CallError:

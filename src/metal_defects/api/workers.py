@@ -18,9 +18,10 @@ from metal_defects.api.errors import INTERNAL, CallError
 from metal_defects.api.uploads import Upload
 from metal_defects.config import Serving
 from metal_defects.data.imaging import ImageError, decode_image, require_pixels
+from metal_defects.inference.answer import Failure, Outcome, Prediction
 from metal_defects.inference.bundle import Bundle
 from metal_defects.inference.overlay import paint_overlay
-from metal_defects.inference.predictor import Failure, Input, Prediction
+from metal_defects.inference.predictor import Input
 from metal_defects.log import logger
 
 # Two images as large as this at once would not fit into a small container's memory.
@@ -110,7 +111,7 @@ class Workers:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="inference")
         self._one_large_image = threading.Lock()
 
-    async def answer(self, uploads: Sequence[Upload]) -> list[Prediction | Failure]:
+    async def answer(self, uploads: Sequence[Upload]) -> list[Outcome]:
         """One answer per file, in their order; to be awaited in one event loop only.
 
         Raises:
@@ -157,10 +158,10 @@ class Workers:
             with self._one_large_image if pixels > LARGE_IMAGE_PIXELS else nullcontext():
                 return work(upload)
         except ImageError as error:
-            return Failure(upload.name, error.reason, str(error))
+            return Failure.of(upload.name, error.reason, str(error))
         except Exception:
             logger.exception("an image could not be classified")
-            return Failure(upload.name, INTERNAL, "The image could not be classified; the server's log says why.")
+            return Failure.of(upload.name, INTERNAL, "The image could not be classified; the server's log says why.")
 
     def _classify(self, upload: Upload) -> Prediction:
         prediction = self._classifier.predict(upload.data, upload.name)

@@ -11,8 +11,9 @@ from metal_defects.app import markup
 from metal_defects.app.occlusion import GRID, measure_heat
 from metal_defects.app.scoring import Row, load_preview
 from metal_defects.app.session import Visit
+from metal_defects.inference.answer import Prediction
 from metal_defects.inference.overlay import paint_overlay
-from metal_defects.inference.predictor import Prediction, Predictor
+from metal_defects.inference.predictor import Predictor
 
 _SIDE = 640  # pixels, of the painted picture
 

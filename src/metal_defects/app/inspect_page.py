@@ -13,11 +13,12 @@ from metal_defects.app.intake import Intake, Item, open_uploads
 from metal_defects.app.result_list import show_results
 from metal_defects.app.scoring import make_thumbnail, score
 from metal_defects.app.session import MAX_ROWS, Visit, current_visit
-from metal_defects.inference.predictor import Failure, Predictor
+from metal_defects.inference.answer import Failure
+from metal_defects.inference.predictor import Predictor
 
 SAMPLES = Path(__file__).with_name("samples")
 _REFRESH_SECONDS = 0.15
-_UPLOAD, _CAMERA, _SAMPLES = Path(__file__).with_name("samples")
+_UPLOAD, _CAMERA, _SAMPLES = "Upload", "Camera", "Samples"
 _ICONS = {_UPLOAD: ":material/upload:", _CAMERA: ":material/photo_camera:", _SAMPLES: ":material/grid_view:"}
 
 
@@ -102,7 +103,7 @@ def _work_through(
             f"The list holds {MAX_ROWS:,} images; download it, clear it and upload the rest. "
             f"Got {len(excess):,} too many, the first of them {excess[0].name}."
         )
-        visit.add_failure(Failure(f"{len(excess):,} more images", "list_full", message))
+        visit.add_failure(Failure.of(f"{len(excess):,} more images", "list_full", message))
     total = len(items)
     bar = progress.progress(0.0, text=f"{total:,} image{'' if total == 1 else 's'} to look at …")
     start = shown = time.perf_counter()

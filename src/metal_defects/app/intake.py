@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 from typing import BinaryIO
 
 from metal_defects.data.imaging import ImageError
-from metal_defects.inference.predictor import Failure
+from metal_defects.inference.answer import Failure
 
 _NAME_LENGTH = 120
 _CLUTTER = {"thumbs.db", "desktop.ini"}
@@ -62,7 +62,7 @@ def open_uploads(uploads: list[tuple[str, BinaryIO]], max_bytes: int, limits: Zi
     """
     intake = Intake()
     for raw_name, stream in uploads:
-        name = clean_name(raw_name)
+        name = clean_path(raw_name)
         stream.seek(0)
         start = stream.read(4)
         stream.seek(0)
@@ -73,7 +73,7 @@ def open_uploads(uploads: list[tuple[str, BinaryIO]], max_bytes: int, limits: Zi
     return intake
 
 
-def clean_name(name: str) -> str:
+def clean_path(name: str) -> str:
     """A name that is safe to show and to write into a table: no control characters, no way out of its folder."""
     visible = "".join(letter for letter in name if unicodedata.category(letter)[0] != "C")
     parts = [part for part in visible.replace("\\", "/").split("/") if part not in ("", ".", "..")]
@@ -95,7 +95,7 @@ def _open_zip(archive: str, stream: BinaryIO, max_bytes: int, limits: ZipLimits,
         members = [info for info in bundle.infolist() if not _is_clutter(info)]
     except _DAMAGED as error:
         message = f"{archive}: the archive is damaged or cut short; make it again. Got '{error}'."
-        intake.failures.append(Failure(archive, "damaged_archive", message))
+        intake.failures.append(Failure.of(archive, "damaged_archive", message))
         return
     archive_bytes = stream.seek(0, 2)
     total = sum(info.file_size for info in members)
@@ -109,23 +109,23 @@ def _open_zip(archive: str, stream: BinaryIO, max_bytes: int, limits: ZipLimits,
         problem = ""
     if problem:
         message = f"{archive}: the archive was not opened; unpack it yourself and upload the images. Got {problem}."
-        intake.failures.append(Failure(archive, "unsafe_archive" if members else "empty", message))
+        intake.failures.append(Failure.of(archive, "unsafe_archive" if members else "empty", message))
         return
     for info in members:
         _add_member(archive, bundle, info, max_bytes, intake)
 
 
 def _add_member(archive: str, bundle: zipfile.ZipFile, info: zipfile.ZipInfo, max_bytes: int, intake: Intake) -> None:
-    name = clean_name(info.filename)
+    name = clean_path(info.filename)
     if info.flag_bits & 0x1:
         message = f"{name}: encrypted in {archive}; unpack it yourself and upload the images."
-        intake.failures.append(Failure(name, "encrypted", message))
+        intake.failures.append(Failure.of(name, "encrypted", message))
     elif info.file_size > max_bytes:
         message = f"{name}: an image may have {max_bytes:,} bytes at most. Got {info.file_size:,} bytes instead."
-        intake.failures.append(Failure(name, "too_large", message))
+        intake.failures.append(Failure.of(name, "too_large", message))
     elif name.lower().endswith(".zip"):
         message = f"{name}: an archive inside {archive}; upload it on its own."
-        intake.failures.append(Failure(name, "nested_archive", message))
+        intake.failures.append(Failure.of(name, "nested_archive", message))
     else:
         intake.items.append(Item(name, lambda: _read_member(archive, bundle, info, name)))
 

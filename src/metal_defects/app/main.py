@@ -1,5 +1,7 @@
 """The frame of the app: page settings, style, the model, navigation."""
 
+from pathlib import Path
+
 import streamlit as st
 
 from metal_defects.app import markup
@@ -9,11 +11,13 @@ from metal_defects.app.model_page import show_model_page
 from metal_defects.errors import UserError
 from metal_defects.log import logger
 
+_STYLE = Path(__file__).with_name("style.css")
+
 
 def show_app() -> None:
     """Draw the app once; Streamlit calls this at every click."""
     st.set_page_config(page_title="Metal defects", page_icon=":material/texture:", layout="wide")
-    st.html(markup.STYLE)
+    st.html(_STYLE)
     try:
         predictor = get_predictor()
     except UserError as error:

@@ -1,4 +1,4 @@
-"""The page that says what is being served, how good it was measured to be, and what it cannot do."""
+"""The model card: what is being served, how good it was measured to be, and what it cannot do."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -8,23 +8,17 @@ import streamlit as st
 
 from metal_defects.app import markup
 from metal_defects.inference.bundle import Bundle
+from metal_defects.inference.card import BundleCard, TrustCard
+from metal_defects.metrics import SplitMetrics
 
 _SOURCES = {
-    "path": "a folder", "download": "a download", "url": "a download", "kaggle": "Kaggle", "synthetic": "drawn images",
-}  # fmt: skip
+    "path": "a folder",
+    "download": "a download",
+    "url": "a download",
+    "kaggle": "Kaggle",
+    "synthetic": "drawn images",
+}
 _SPLITS = {"test": "Test images, which training never saw", "valid": "Validation images, which chose the model"}
-
-# Place in the evaluation, title, meaning.
-_MEASURES = (
-    ("ece", "Calibration error", "how far the stated confidence is from the share that is right"),
-    ("coverage", "Coverage", "how often the true class is among the possible ones"),
-    ("mean_set_size", "Possible classes", "per image, mean"),
-    ("guard.accepted", "Known surfaces let through", "images like those of the training that are taken for known"),
-    ("verdicts.accept", "Accepted", "of the images"),
-    ("verdicts.review", "Sent to review", "of the images"),
-    ("verdicts.unknown", "Called unknown", "of the images"),
-    ("verdicts.error_among_accepted", "Wrong among the accepted", "errors that nobody would look at"),
-)
 _MOST_MATRIX_CLASSES = 24
 _MOST_CONFUSIONS = 20
 
@@ -32,12 +26,11 @@ _MOST_CONFUSIONS = 20
 def show_model_page(bundle: Bundle) -> None:
     """The model's card."""
     card = bundle.card
-    st.title(card["name"])
-    created = str(card.get("created", "")).replace("T", " ")[:16]
+    st.title(card.name)
     st.html(markup.lead(f"Names one of {markup.list_classes(bundle.classes)}."))
-    st.html(markup.cards(_list_figures(bundle, created)))
+    st.html(markup.cards(_list_figures(bundle)))
     st.subheader("How good it is")
-    measured = {name: card["metrics"][name] for name in _SPLITS if card["metrics"].get(name)}
+    measured = {name: card.metrics[name] for name in _SPLITS if name in card.metrics}
     if not measured:
         st.info("This model came without measurements: treat its answers as unproven.", icon=":material/help:")
     else:
@@ -45,58 +38,54 @@ def show_model_page(bundle: Bundle) -> None:
         for tab, metrics in zip(tabs, measured.values(), strict=True):
             with tab:
                 _show_metrics(metrics)
-    evaluation = list(_list_evaluation(card.get("evaluation") or {}))
-    if evaluation:
+    if card.evaluation:
         st.subheader("How far to trust it")
-        st.html(markup.table(("Measure", "Value (95 % interval)", "What it says"), evaluation))
+        rows = list(_list_evaluation(card.evaluation))
+        st.html(markup.table(("Measure", "Value (95 % interval)", "What it says"), rows))
     st.subheader("Limits of use")
     st.markdown("\n".join(f"- {limit}" for limit in _list_limits(bundle)))
     st.subheader("What is being served")
-    st.html(markup.table(_VARIANT_HEADER, [_variant_row(name, bundle) for name in card["variants"]]))
+    st.html(markup.table(_VARIANT_HEADER, [_variant_row(name, card) for name in card.variants]))
     with st.expander("Provenance: data, settings, versions, hashes", icon=":material/fingerprint:"):
         st.html(markup.table(("", ""), list(_flatten({"bundle": bundle.hash, **_provenance(card)}))))
 
 
-def _list_figures(bundle: Bundle, created: str) -> list[tuple[str, str, str]]:
-    test = bundle.card["metrics"].get("test")
-    variant = bundle.card["variants"][bundle.card["default"]]
-    kind = bundle.card["data"].get("kind", "unknown")
-    manifest = str(bundle.card["provenance"].get("manifest_sha256", "unknown"))
+def _list_figures(bundle: Bundle) -> list[tuple[str, str, str]]:
+    card = bundle.card
+    created = card.created.replace("T", " ")[:16]
+    size, data = card.variants[card.default].bytes, card.data.kind
     figures = [
         ("Bundle", bundle.hash, "first digits of its SHA-256"),
-        ("Made", created[:10], f"{created[11:]} UTC, code {bundle.card.get('code_version', '?')}"),
-        ("Learnt from", _SOURCES.get(kind, str(kind)), f"manifest {manifest[:12]}"),
-        ("Size", f"{variant['bytes'] / 1e6:.1f} MB", f"{bundle.card['default']}, the variant in use"),
+        ("Made", created[:10], f"{created[11:]} UTC, code {card.code_version}"),
+        ("Learnt from", _SOURCES.get(data, data), f"manifest {card.provenance.manifest_sha256[:12]}"),
+        ("Size", f"{size / 1e6:.1f} MB", f"{card.default}, the variant in use"),
     ]
-    if test:
-        low = test["accuracy"]["low"]
-        share = f"{test['correct']} of {test['n']}"
-        figures.insert(0, ("Right on test images", share, f"so at least {100 * low:.1f} %, at 95 % confidence"))
+    if test := card.metrics.get("test"):
+        sure = f"so at least {100 * test.accuracy.low:.1f} %, at 95 % confidence"
+        figures.insert(0, ("Right on test images", f"{test.correct} of {test.n}", sure))
     return figures
 
 
-def _show_metrics(metrics: Mapping[str, Any]) -> None:
+def _show_metrics(metrics: SplitMetrics) -> None:
     left, right = st.columns([1, 1], gap="large")
     with left:
         rows = [
-            ("Accuracy", markup.format_interval(metrics["accuracy"])),
-            ("Macro F1", markup.format_interval(metrics.get("macro_f1"))),
-            ("Macro precision", markup.format_interval(metrics.get("macro_precision"))),
-            ("Macro recall", markup.format_interval(metrics.get("macro_recall"))),
-            ("Images", f"{metrics['correct']} right of {metrics['n']}"),
+            ("Accuracy", markup.format_interval(metrics.accuracy)),
+            ("Macro F1", markup.format_interval(metrics.macro_f1)),
+            ("Macro precision", markup.format_interval(metrics.macro_precision)),
+            ("Macro recall", markup.format_interval(metrics.macro_recall)),
+            ("Images", f"{metrics.correct} right of {metrics.n}"),
         ]
         st.html(markup.table(("Measure", "Value (95 % interval)"), rows))
         st.caption("An interval says what to expect on other images of the same kind: few images, wide interval.")
     with right:
-        if metrics.get("confusion_matrix"):
-            _show_confusions(metrics["class_names"], np.array(metrics["confusion_matrix"]))
+        _show_confusions(metrics.class_names, np.array(metrics.confusion_matrix))
     per_class = [
-        (one["name"], one["support"], *(markup.format_interval(one.get(key)) for key in ("precision", "recall", "f1")))
-        for one in metrics.get("per_class", ())
+        (one.name, one.support, *map(markup.format_interval, (one.precision, one.recall, one.f1)))
+        for one in metrics.per_class
     ]
-    if per_class:
-        with st.expander("Per class"):
-            st.html(markup.table(("Class", "Images", "Precision", "Recall", "F1"), per_class))
+    with st.expander("Per class"):
+        st.html(markup.table(("Class", "Images", "Precision", "Recall", "F1"), per_class))
 
 
 def _show_confusions(names: Sequence[str], counts: np.ndarray) -> None:
@@ -113,22 +102,29 @@ def _show_confusions(names: Sequence[str], counts: np.ndarray) -> None:
     st.caption("The commonest confusions." if rows else "Not one was confused with another.")
 
 
-def _list_evaluation(evaluation: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """One row for every known measure that the evaluation left."""
-    for path, title, meaning in _MEASURES:
-        value: Any = evaluation
-        for key in path.split("."):
-            value = value.get(key) if isinstance(value, Mapping) else None
-        if isinstance(value, Mapping):
-            yield title, markup.format_interval(value), meaning
-        elif value is not None:
-            is_share = isinstance(value, float) and path != "mean_set_size"
-            yield title, f"{100 * value:.2f} %" if is_share else f"{value:,.3g}", meaning
+def _list_evaluation(found: TrustCard) -> Iterator[tuple[str, str, str]]:
+    """Title, value and meaning of every figure."""
+    verdicts = found.verdicts
+    known = "images like those of the training that are taken for known"
+    error, coverage = markup.format_interval(found.ece), markup.format_interval(found.coverage)
+    yield "Calibration error", error, "how far the stated confidence is from the share that is right"
+    yield "Coverage", coverage, "how often the true class is among the possible ones"
+    yield "Possible classes", f"{found.mean_set_size:,.3g}", "per image, mean"
+    yield "Known surfaces let through", _percent(found.guard.accepted), known
+    yield "Accepted", _percent(verdicts.accept), "of the images"
+    yield "Sent to review", _percent(verdicts.review), "of the images"
+    yield "Called unknown", _percent(verdicts.unknown), "of the images"
+    wrong = _percent(verdicts.error_among_accepted)
+    yield "Wrong among the accepted", wrong, "errors that nobody would look at"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f} %"
 
 
 def _list_limits(bundle: Bundle) -> Iterator[str]:
     limits = bundle.limits
-    if bundle.card.get("verdict_rules"):
+    if bundle.card.verdict_rules:
         yield "“Unknown” catches surfaces unlike the training images; a new defect that resembles one can slip through."
     else:
         yield (
@@ -147,30 +143,34 @@ def _list_limits(bundle: Bundle) -> Iterator[str]:
 
 
 _VARIANT_HEADER = (
-    "Variant", "Size", "Same label as training", "Largest difference", "Accuracy, validation", "Accuracy, test",
-    "ms per image", "Remark",
-)  # fmt: skip
+    "Variant",
+    "Size",
+    "Same label as training",
+    "Largest difference",
+    "Accuracy, validation",
+    "Accuracy, test",
+    "ms per image",
+    "Remark",
+)
 
 
-def _variant_row(name: str, bundle: Bundle) -> tuple[str, ...]:
-    variant = bundle.card["variants"][name]
-    parity = variant.get("parity") or {}
-    speed = variant.get("milliseconds_per_image")
+def _variant_row(name: str, card: BundleCard) -> tuple[str, ...]:
+    variant = card.variants[name]
     return (
         name,
-        f"{variant['bytes'] / 1e6:.1f} MB",
-        f"{parity['labels_equal']} of {parity['images']}" if parity else "–",
-        f"{parity['max_difference']:.1e}" if parity else "–",
-        markup.format_interval(variant.get("valid_accuracy")),
-        markup.format_interval(variant.get("test_accuracy")),
-        f"{speed:.1f}" if speed else "–",
-        variant.get("fault") or ("in use" if name == bundle.card["default"] else ""),
+        f"{variant.bytes / 1e6:.1f} MB",
+        f"{variant.parity.labels_equal} of {variant.parity.images}",
+        f"{variant.parity.max_difference:.1e}",
+        markup.format_interval(variant.valid_accuracy),
+        markup.format_interval(variant.test_accuracy),
+        f"{variant.milliseconds_per_image:.1f}",
+        variant.fault or ("in use" if name == card.default else ""),
     )
 
 
-def _provenance(card: Mapping[str, Any]) -> dict[str, Any]:
-    hashes = {name: variant["sha256"] for name, variant in card["variants"].items()}
-    return {"data": card["data"], **card["provenance"], "sha256": hashes}
+def _provenance(card: BundleCard) -> dict[str, Any]:
+    hashes = {name: variant.sha256 for name, variant in card.variants.items()}
+    return {"data": card.data.model_dump(), **card.provenance.model_dump(), "sha256": hashes}
 
 
 def _flatten(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

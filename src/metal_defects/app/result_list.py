@@ -9,15 +9,15 @@ import streamlit as st
 from metal_defects.app import markup
 from metal_defects.app.detail import show_detail
 from metal_defects.app.export import format_csv, format_json
-from metal_defects.app.markup import VERDICTS
 from metal_defects.app.scoring import Row
 from metal_defects.app.session import Visit, clear_visit
-from metal_defects.inference.predictor import Failure, Predictor
+from metal_defects.inference.answer import Failure
+from metal_defects.inference.predictor import Predictor
+from metal_defects.inference.verdict import VERDICTS
 
 _TABLE_ROWS = 10  # that fit without scrolling inside the table
 _MOST_BARS = 12
 _COLUMNS = [7, 5]
-_ADVICE = {"accept": "the answer can be used", "review": "a person should look", "unknown": "unlike the training"}
 
 
 def show_results(visit: Visit, predictor: Predictor) -> None:
@@ -65,8 +65,8 @@ def _show_figures(visit: Visit) -> None:
     time = ("Time", f"{times[total // 2]:.0f} ms", "per image, median")
     if _is_judged(visit.rows):
         counts = Counter(row.prediction.verdict for row in visit.rows)
-        figures = [(VERDICTS[name][0], f"{counts[name]:,}", note) for name, note in _ADVICE.items()]
-        st.html(markup.cards([*figures, time], [VERDICTS[name][1] for name in _ADVICE]))
+        figures = [(_title(name), f"{counts[name]:,}", style.advice) for name, style in VERDICTS.items()]
+        st.html(markup.cards([*figures, time], [style.colour for style in VERDICTS.values()]))
         return
     shares = sorted(row.prediction.confidence for row in visit.rows)
     doubtful = sum(share < 0.9 for share in shares)
@@ -90,15 +90,15 @@ def _show_filters(rows: Sequence[Row], classes: Sequence[str]) -> list[Row]:
     with right:
         if _is_judged(rows):
             verdicts = st.pills(
-                "Show only", list(_ADVICE), selection_mode="multi", key="verdicts", label_visibility="collapsed",
-                format_func=lambda name: VERDICTS[name][0], wrap=True,
+                "Show only", list(VERDICTS), selection_mode="multi", key="verdicts", label_visibility="collapsed",
+                format_func=_title, wrap=True,
             )  # fmt: skip
         found = [name for name in classes if counts[name]]
         labels = st.pills(
             "Show only", found, selection_mode="multi", key="classes", label_visibility="collapsed", wrap=True
         )
         low, high = st.slider("Confidence from and to, %", 0, 100, (0, 100), key="confidence")
-    urgency = {name: place for place, name in enumerate(VERDICTS)}
+    urgency = {name: place for place, name in enumerate(reversed(VERDICTS))}
     passing = [
         row
         for row in rows
@@ -107,6 +107,10 @@ def _show_filters(rows: Sequence[Row], classes: Sequence[str]) -> list[Row]:
         and low <= 100 * row.prediction.confidence <= high
     ]
     return sorted(passing, key=lambda row: (urgency.get(row.prediction.verdict, 0), row.prediction.confidence))
+
+
+def _title(verdict: str) -> str:
+    return markup.capitalise(VERDICTS[verdict].title)
 
 
 def _is_judged(rows: Sequence[Row]) -> bool:
@@ -118,14 +122,14 @@ def _show_table(rows: Sequence[Row], visit: Visit) -> Row:
     answers = [row.prediction for row in rows]
     columns: dict[str, list[Any]] = {"Image": [row.thumbnail for row in rows], "File": [row.name for row in rows]}
     if _is_judged(rows):
-        columns["Verdict"] = [[VERDICTS.get(one.verdict, (one.verdict or "–",))[0]] for one in answers]
+        columns["Verdict"] = [[_title(one.verdict) if one.verdict else "–"] for one in answers]
     columns |= {
         "Answer": [answer.label for answer in answers],
         "Confidence": [min(99.9, 100 * answer.confidence) for answer in answers],
         "Runner-up": [_runner_up(answer.probabilities) for answer in answers],
         "ms": [answer.milliseconds for answer in answers],
     }
-    words, colours = zip(*VERDICTS.values(), strict=True)
+    words, colours = [_title(name) for name in VERDICTS], [style.colour for style in VERDICTS.values()]
     config = {
         "Image": st.column_config.ImageColumn(width=56),
         "File": st.column_config.TextColumn(width=150),

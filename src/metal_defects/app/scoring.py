@@ -13,8 +13,9 @@ from PIL import Image
 
 from metal_defects.app.intake import Item
 from metal_defects.data.imaging import ImageError, decode_image, require_pixels, resize_image
+from metal_defects.inference.answer import Failure, Prediction
 from metal_defects.inference.bundle import Bundle
-from metal_defects.inference.predictor import Failure, Prediction, Predictor
+from metal_defects.inference.predictor import Predictor
 from metal_defects.log import logger
 
 _THUMBNAIL_SIDE = 72
@@ -63,10 +64,10 @@ def score(
             with _turn:
                 result: Row | Failure = _score_one(item, predictor, known, max_pixels)
         except ImageError as error:
-            result = Failure(item.name, error.reason, str(error))
+            result = Failure.of(item.name, error.reason, str(error))
         except Exception:  # whatever it is, it must not cost the other images their answers
             logger.exception("%s could not be answered", item.name)
-            result = Failure(item.name, "internal", "The image could not be answered; the server's log says why.")
+            result = Failure.of(item.name, "internal", "The image could not be answered; the server's log says why.")
         yield result
 
 
@@ -88,18 +89,19 @@ def _score_one(item: Item, predictor: Predictor, known: Mapping[str, Row], max_p
     digest = hashlib.sha256(data).hexdigest()
     if digest in known:
         row = known[digest]
-        return replace(row, prediction=replace(row.prediction, name=item.name))
+        return replace(row, prediction=row.prediction.model_copy(update={"name": item.name}))
     require_pixels(data, max_pixels, item.name)
     image = decode_image(data, predictor.bundle.limits)
     answer, heat_map = predictor.explain(_resize(image, predictor.bundle), item.name)
-    answer = replace(answer, milliseconds=round(1000 * (time.perf_counter() - start), 3))
+    milliseconds = round(1000 * (time.perf_counter() - start), 3)
     preview = _make_preview(image)
     height, width = image.shape[:2]
+    answer = answer.model_copy(update={"milliseconds": milliseconds})
     return Row(answer, digest, make_thumbnail(preview), _encode(preview, 90), width, height, heat_map)
 
 
 def _resize(image: np.ndarray, bundle: Bundle) -> np.ndarray:
-    return resize_image(image, bundle.image_size, bundle.card["input"]["resize"])
+    return resize_image(image, bundle.image_size, bundle.card.input.resize)
 
 
 def _make_preview(image: np.ndarray) -> Image.Image:

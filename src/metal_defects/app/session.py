@@ -7,7 +7,7 @@ import numpy as np
 import streamlit as st
 
 from metal_defects.app.scoring import Row
-from metal_defects.inference.predictor import Failure
+from metal_defects.inference.answer import Failure
 
 MAX_ROWS = 2_000  # about 30 kB each
 MAX_FAILURES = 1_000

@@ -1,20 +1,23 @@
 """The command `evaluate`: how the model does on labelled images from elsewhere."""
 
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
-from metal_defects.cli.predict import SHIPPED
-from metal_defects.config import find_root, load_settings
-from metal_defects.data.layouts import read_image_set
+from metal_defects.cli.start import start_logging
+from metal_defects.config import Settings, find_root, load_settings
 from metal_defects.errors import UserError
 from metal_defects.files import write_json
-from metal_defects.inference.bundle import find_bundle
-from metal_defects.inference.predictor import Predictor
-from metal_defects.log import console, library_noise_to, setup_logging, track
+from metal_defects.log import console, library_noise_to, track
+
+if TYPE_CHECKING:
+    from metal_defects.data.layouts import ImageSet
+    from metal_defects.evaluation.external import ExternalScores
+    from metal_defects.metrics import Score
 
 
 def evaluate(
@@ -28,7 +31,7 @@ def evaluate(
         typer.Option("--adapt", metavar="N", min=1, help="Also show what N labelled images per class would buy."),
     ] = None,
     bundle: Annotated[
-        Path | None, typer.Option("--bundle", metavar="DIR", help="Bundle; else your own run's, else bundles/neu.")
+        Path | None, typer.Option("--bundle", metavar="DIR", help="Bundle; else your own run's, else the shipped one.")
     ] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting. Repeatable.")
@@ -45,76 +48,90 @@ def evaluate(
 
       python main.py evaluate ~/x-sdd --map "slag inclusion=Inclusion" --adapt 5
     """
+    from metal_defects.data.layouts import read_image_set
     from metal_defects.evaluation.external import judge, read_mapping, summarise
+    from metal_defects.inference.bundle import find_bundle
+    from metal_defects.inference.predictor import Predictor
 
     settings = load_settings(find_root(), overrides or [])
-    options, artifacts = settings.config.logging, settings.config.paths.artifacts
-    log_file = setup_logging(settings.config.paths.logs, options.level, options.max_bytes, options.backups)
+    artifacts = settings.config.paths.artifacts
+    log_file = start_logging(settings)
     if not folder.is_dir():
         raise UserError(f"DIR must be a folder of labelled images. Got {folder}.")
     found = read_image_set(folder.expanduser().absolute(), settings.data_schema.model_copy(update={"classes": "auto"}))
-    predictor = Predictor.load(bundle or find_bundle(artifacts, settings.root / SHIPPED))
-    mapping = read_mapping(maps or [], found.classes, predictor.bundle.classes)
+    predictor = Predictor.load(find_bundle(artifacts, bundle))
+    card = predictor.bundle.card
+    mapping = read_mapping(maps or [], found.classes, card.classes)
     sources = [(file.path, found.root / file.path) for file in found.files]
     answers = track(predictor.predict_many(sources), "Classifying", total=len(sources))
     judged, failures = judge(zip((file.label for file in found.files), answers, strict=True), mapping)
-    summary = summarise(judged)
+    scores = summarise(judged)
     result: dict[str, Any] = {
         "folder": str(folder),
-        "model": {"name": predictor.bundle.card["name"], "hash": predictor.bundle.hash},
+        "model": {"name": card.name, "hash": predictor.bundle.hash},
         "mapping": mapping,
-        **summary,
+        **scores.model_dump(mode="json"),
         "failures": [failure.to_dict() for failure in failures],
         "answers": [{"theirs": one.theirs, "ours": one.ours, **one.answer.to_dict()} for one in judged],
     }
-    _show(summary, predictor.bundle.card["verdict_rules"] is not None)
+    _show(scores, card.verdict_rules is not None)
     if failures:
         console.print(f"[yellow]! {len(failures)} files could not be read, such as {escape(failures[0].message)}[/]")
     if adapt is not None:
-        try:
-            from metal_defects.evaluation.adaptation import adapt_to
-        except ModuleNotFoundError as error:
-            raise UserError("--adapt needs the training packages: pip install -r requirements.txt.") from error
-        with library_noise_to(log_file.with_name("libraries.log")):
-            result["adapted"] = adapt_to(settings, found, adapt)
+        result["adapted"] = _adapt(settings, found, adapt, log_file)
         _show_adapted(result["adapted"])
     target = artifacts / "evaluations" / f"{found.root.name}.json"
     write_json(target, result)
     console.print(f"Written: {escape(str(target))}", soft_wrap=True)
 
 
-def _show(summary: dict[str, Any], has_verdicts: bool) -> None:
+def _adapt(settings: Settings, found: "ImageSet", per_class: int, log_file: Path | None) -> dict[str, Any]:
+    try:
+        from metal_defects.evaluation.adaptation import adapt_to
+    except ModuleNotFoundError as error:
+        raise UserError("--adapt needs the training packages: pip install -r requirements.txt.") from error
+    with library_noise_to(log_file.with_name("libraries.log")) if log_file else nullcontext():
+        return adapt_to(settings, found, per_class)
+
+
+def _show(scores: "ExternalScores", has_verdicts: bool) -> None:
     table = Table(box=None, pad_edge=False)
     table.add_column("their class", overflow="fold", style="bold")
     table.add_column("ours", overflow="fold")
     for title in ("images", "right", "flagged", "silent errors"):
         table.add_column(title, justify="right")
     table.add_column("most often called", overflow="fold")
-    for row in summary["classes"]:
-        right = _percent(row["accuracy"]) if row["accuracy"] else ""
-        numbers = (str(row["images"]), right, _percent(row["flagged"]), str(row["silent_errors"]))
-        table.add_row(escape(row["theirs"]), escape(row["ours"] or "unknown"), *numbers, escape(row["most_often"]))
+    for row in scores.classes:
+        right = _percent(row.accuracy) if row.accuracy else ""
+        numbers = (str(row.images), right, _percent(row.flagged), str(row.silent_errors))
+        table.add_row(escape(row.theirs), escape(row.ours or "unknown"), *numbers, escape(row.most_often))
     console.print(table)
     if not has_verdicts:
         console.print("[yellow]! This bundle gives no verdicts: every answer counts as accepted.[/]")
-    for title, key in (
-        ("mapped classes, right", "accuracy"),
-        ("right among the accepted", "accuracy_of_accepted"),
-        ("mapped classes, flagged", "known_flagged"),
-        ("unknown classes, flagged", "unknown_flagged"),
-        ("silent errors, of all", "silent_errors"),
+    for title, score in (
+        ("mapped classes, right", scores.accuracy),
+        ("right among the accepted", scores.accuracy_of_accepted),
+        ("mapped classes, flagged", scores.known_flagged),
+        ("unknown classes, flagged", scores.unknown_flagged),
+        ("silent errors, of all", scores.silent_errors),
     ):
-        if summary[key]:
-            console.print(f"{title + ':':28}{_percent(summary[key], interval=True)}", highlight=False)
+        if score:
+            console.print(f"{title + ':':28}{_with_interval(score)}", highlight=False)
 
 
 def _show_adapted(adapted: dict[str, Any]) -> None:
+    from metal_defects.metrics import Score
+
+    accuracy = _with_interval(Score.model_validate(adapted["accuracy"]))
     text = f"With {adapted['images_per_class']} labelled images per class from there ({adapted['draws']} draws): "
-    console.print(text + f"{_percent(adapted['accuracy'], interval=True)} of the others right", highlight=False)
+    console.print(text + f"{accuracy} of the others right", highlight=False)
     shares = ", ".join(f"{escape(name)} {100 * share:.1f}" for name, share in adapted["classes"].items())
     console.print(f"By class: {shares}", highlight=False)
 
 
-def _percent(share: dict[str, float], interval: bool = False) -> str:
-    text = f"{100 * share['value']:.1f} %"
-    return f"{text} ({100 * share['low']:.1f}-{100 * share['high']:.1f}), n = {share['n']}" if interval else text
+def _percent(score: "Score") -> str:
+    return f"{100 * score.value:.1f} %"
+
+
+def _with_interval(score: "Score") -> str:
+    return f"{_percent(score)} ({100 * score.low:.1f}-{100 * score.high:.1f}), n = {score.n}"

@@ -1,6 +1,8 @@
-"""The command `predict`. It runs where nothing but the serving requirements is installed."""
+"""The command `predict`. It runs where nothing but the base requirements is installed.
 
-import csv
+NumPy, Pillow and the model are imported once the command runs, so that other commands start without them.
+"""
+
 import glob
 import json
 import os
@@ -11,27 +13,26 @@ from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Literal, TextIO
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from metal_defects.config import Settings, find_root, load_settings
-from metal_defects.data.layouts import IMAGE_SUFFIXES
-from metal_defects.errors import UserError
+from metal_defects.cli.start import start_logging
+from metal_defects.config import find_root, load_settings
+from metal_defects.errors import BundleError, UserError
 from metal_defects.files import atomic_path
-from metal_defects.inference.bundle import find_bundle
-from metal_defects.inference.predictor import Failure, Prediction, Predictor, Runtime
-from metal_defects.log import console, library_noise_to, logger, setup_logging, track
+from metal_defects.log import console, library_noise_to, logger, track
 
-SHIPPED = Path("bundles", "neu")
+if TYPE_CHECKING:
+    from metal_defects.inference.answer import Outcome
+    from metal_defects.inference.predictor import Predictor
+
 MOST_SHARES = 6
 LEAST_SHARE = 0.0005  # reads 0.1 %; in the table, smaller ones are left out
-FIELDS = ("name", "label", "confidence", "verdict", "reason", "distance", "prediction_set", "boxes", "milliseconds")
-VERDICT_STYLES = {"accept": "green", "review": "yellow", "unknown": "magenta"}
-Answer = Prediction | Failure
+Runtime = Literal["onnx", "keras"]
 
 
 class Format(StrEnum):
@@ -58,7 +59,7 @@ def predict(
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write the answers to this file.")
     ] = None,
     bundle: Annotated[
-        Path | None, typer.Option("--bundle", metavar="DIR", help="Bundle; else your own run's, else bundles/neu.")
+        Path | None, typer.Option("--bundle", metavar="DIR", help="Bundle; else your own run's, else the shipped one.")
     ] = None,
     runtime: Annotated[Runtime, typer.Option("--runtime", help="keras: the .h5 file of your own run.")] = "onnx",
     variant: Annotated[
@@ -78,16 +79,17 @@ def predict(
 
       python main.py predict line3/ 'line4/*.png' --output answers.csv
     """
+    from metal_defects.inference.bundle import find_bundle
+    from metal_defects.inference.predictor import Predictor
+
     settings = load_settings(find_root(), overrides or [])
-    log_file = _start_logging(settings)
+    log_file = start_logging(settings)
     chosen = _choose_format(format_, as_json, output)
     paths = find_images(images)
-    folder = bundle or find_bundle(settings.config.paths.artifacts, settings.root / SHIPPED)
-    noisy = runtime == "keras" and log_file is not None
-    with library_noise_to(log_file.with_name("libraries.log")) if noisy else nullcontext():
-        predictor = Predictor.load(folder, variant, runtime)
+    folder = find_bundle(settings.config.paths.artifacts, bundle)
+    predictor = _load_keras(folder, variant, log_file) if runtime == "keras" else Predictor.load(folder, variant)
     start = time.perf_counter()
-    answers: Iterable[Answer] = predictor.predict_many((show_name(path), path) for path in paths)
+    answers: Iterable[Outcome] = predictor.predict_many((show_name(path), path) for path in paths)
     if (output or chosen is Format.TABLE) and len(paths) > 1:
         answers = track(answers, "Classifying", total=len(paths))
     counts: Counter[str | None] = Counter()
@@ -133,6 +135,8 @@ def show_name(path: Path) -> str:
 
 def _list_folder(folder: Path) -> list[Path]:
     """Images in a folder and all below it, judged by their suffix, hidden ones left out."""
+    from metal_defects.data.layouts import IMAGE_SUFFIXES
+
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     visible = [path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
     images = [path for path in visible if path.suffix.lower() in IMAGE_SUFFIXES]
@@ -143,14 +147,26 @@ def _list_folder(folder: Path) -> list[Path]:
     return images
 
 
-def _start_logging(settings: Settings) -> Path | None:
-    """Log to the file, and to standard error: standard output belongs to the answers."""
-    options, terminal = settings.config.logging, Console(stderr=True)
-    try:
-        return setup_logging(settings.config.paths.logs, options.level, options.max_bytes, options.backups, terminal)
-    except OSError as error:  # a read-only disk must not keep anyone from an answer
-        typer.echo(f"! No log file: {error.strerror}. Got {error.filename}.", err=True)
-        return None
+def _load_keras(folder: Path, variant: str | None, log_file: Path | None) -> "Predictor":
+    """A predictor on the .h5 file that the bundle was made from."""
+    from metal_defects.inference.bundle import load_bundle
+    from metal_defects.inference.predictor import Predictor
+
+    if variant not in (None, "float32"):
+        raise BundleError(f"The keras runtime has the variant float32 alone. Got '{variant}' instead.")
+    bundle = load_bundle(folder)
+    with library_noise_to(log_file.with_name("libraries.log")) if log_file else nullcontext():
+        try:
+            import keras  # noqa: F401
+
+            from metal_defects.trust.answer import call_by_name, load_answer_model
+        except ModuleNotFoundError as error:
+            raise BundleError(
+                "The keras runtime needs TensorFlow and Keras: pip install -r requirements.txt, or use the onnx "
+                "runtime."
+            ) from error
+        infer = call_by_name(*load_answer_model(bundle.keras_artifacts()))
+        return Predictor(bundle, lambda _: infer)
 
 
 def _choose_format(format_: Format | None, as_json: bool, output: Path | None) -> Format:
@@ -159,8 +175,12 @@ def _choose_format(format_: Format | None, as_json: bool, output: Path | None) -
     return format_ or _FORMAT_OF.get(output.suffix.lower() if output else "", Format.TABLE)
 
 
-def _count(answers: Iterable[Answer], counts: Counter[str | None], verdicts: Counter[str]) -> Iterator[Answer]:
+def _count(
+    answers: "Iterable[Outcome]", counts: Counter[str | None], verdicts: Counter[str]
+) -> "Iterator[Outcome]":
     """Pass answers on and count their labels, failures under None, and their verdicts."""
+    from metal_defects.inference.answer import Prediction
+
     for answer in answers:
         counts[answer.label if isinstance(answer, Prediction) else None] += 1
         if isinstance(answer, Prediction) and answer.verdict:
@@ -168,7 +188,9 @@ def _count(answers: Iterable[Answer], counts: Counter[str | None], verdicts: Cou
         yield answer
 
 
-def _write(answers: Iterable[Answer], format_: Format, classes: tuple[str, ...], stream: TextIO) -> None:
+def _write(answers: "Iterable[Outcome]", format_: Format, classes: tuple[str, ...], stream: TextIO) -> None:
+    from metal_defects.inference.answer import write_csv
+
     if format_ is Format.TABLE:
         target = console if stream is sys.stdout else Console(file=stream, width=160)
         target.print(_make_table(answers))
@@ -176,20 +198,13 @@ def _write(answers: Iterable[Answer], format_: Format, classes: tuple[str, ...],
         for answer in answers:
             stream.write(json.dumps(answer.to_dict()) + "\n")
     else:
-        writer = csv.writer(stream)
-        writer.writerow((*FIELDS, "error", "message", *classes))
-        for answer in answers:
-            writer.writerow(_csv_row(answer.to_dict(), classes))
+        write_csv(stream, answers, classes)
 
 
-def _csv_row(answer: dict[str, Any], classes: tuple[str, ...]) -> list[Any]:
-    error, shares = answer.get("error", {}), answer.get("probabilities", {})
-    found = [answer.get(field) for field in FIELDS]
-    values = [json.dumps(value) if isinstance(value, list) else value for value in found]
-    return [*values, error.get("code"), error.get("message"), *(shares.get(name) for name in classes)]
+def _make_table(answers: "Iterable[Outcome]") -> Table:
+    from metal_defects.inference.answer import Failure
+    from metal_defects.inference.verdict import VERDICTS
 
-
-def _make_table(answers: Iterable[Answer]) -> Table:
     table = Table(box=None, pad_edge=False)
     for title in ("image", "verdict", "label", "confidence", "why, or all classes"):
         table.add_column(title, overflow="fold")
@@ -201,7 +216,7 @@ def _make_table(answers: Iterable[Answer]) -> Table:
         ranked = sorted(answer.probabilities.items(), key=lambda item: -item[1])[:MOST_SHARES]
         shown = [(label, share) for label, share in ranked if share >= LEAST_SHARE] or ranked[:1]
         others = ", ".join(f"{escape(label)} {100 * share:.1f}" for label, share in shown)
-        verdict = f"[{VERDICT_STYLES[answer.verdict]}]{answer.verdict}[/]" if answer.verdict else ""
+        verdict = f"[{VERDICTS[answer.verdict].terminal}]{answer.verdict}[/]" if answer.verdict else ""
         label, share = f"[bold]{escape(answer.label)}[/]", f"{100 * answer.confidence:.1f} %"
         table.add_row(name, verdict, label, share, escape(answer.reason) if answer.reason else others)
     return table
@@ -210,12 +225,14 @@ def _make_table(answers: Iterable[Answer]) -> Table:
 def _show_summary(
     counts: Counter[str | None], verdicts: Counter[str], seconds: float, output: Path | None
 ) -> None:
+    from metal_defects.inference.verdict import VERDICTS
+
     total, failed = counts.total(), counts[None]
     if total > 1:
         labels = ", ".join(f"{escape(label)} {n}" for label, n in counts.most_common() if label is not None)
         failures = f"[red]{failed} failed[/], " if failed else ""
         if verdicts:
-            console.print("Verdicts: " + ", ".join(f"{name} {verdicts[name]}" for name in VERDICT_STYLES))
+            console.print("Verdicts: " + ", ".join(f"{name} {verdicts[name]}" for name in VERDICTS))
         console.print(f"{total} images: {labels}{', ' if labels else ''}{failures}{seconds:.1f} s in all.")
     if output:
         console.print(f"Answers: {escape(str(output))}", soft_wrap=True)

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from metal_defects.data.manifest import ImageRow, SourceCard
+from metal_defects.data.manifest import SPLITS, ImageRow, SourceCard
 from metal_defects.data.snapshots import (
     LABELS_FILE,
-    SPLITS,
     SUMMARY_FILE,
     ClassLabels,
     Snapshots,

@@ -1,13 +1,17 @@
 """What stages 01 and 02 write about the images: one row for each, and where all of them come from."""
 
 import json
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 from pydantic import BeforeValidator
 
 from metal_defects.config import SplitName
 from metal_defects.records import Record
+
+if TYPE_CHECKING:
+    import numpy as np
+
+SPLITS: tuple[SplitName, ...] = ("train", "valid", "test")
 
 
 def _read_json(value: Any) -> Any:
@@ -47,8 +51,10 @@ class ManifestRow(Record):
     boxes: Annotated[tuple[NamedBox, ...], BeforeValidator(_read_json)]
 
     @property
-    def box_shares(self) -> np.ndarray:
+    def box_shares(self) -> "np.ndarray":
         """Left, top, right, bottom of the boxes as shares of the image's sides, (n, 4)."""
+        import numpy as np
+
         edges = np.array([(box.left, box.top, box.right, box.bottom) for box in self.boxes], float).reshape(-1, 4)
         return edges / np.array([self.width, self.height] * 2, float)
 

@@ -12,7 +12,6 @@ from metal_defects.records import Record, read_record
 if TYPE_CHECKING:
     import tensorflow as tf
 
-SPLITS = ("train", "valid", "test")
 LABELS_FILE, SUMMARY_FILE = "class_labels.json", "snapshots.json"
 
 

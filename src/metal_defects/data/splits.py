@@ -8,9 +8,9 @@ from typing import Literal
 import numpy as np
 
 from metal_defects.config import DataIngestionParams, SplitName, SplitSizes
+from metal_defects.data.manifest import SPLITS
 from metal_defects.errors import DataError
 
-SPLITS: tuple[SplitName, ...] = ("train", "valid", "test")
 NEU_IMAGES_PER_CLASS = 300
 NEU_SIZES = SplitSizes(train=276, valid=12, test=12)
 USUAL_SIZES = SplitSizes(train=0.7, valid=0.15, test=0.15)

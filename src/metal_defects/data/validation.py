@@ -7,8 +7,8 @@ from typing import Literal
 from metal_defects.config import SplitName, SplitSchema
 from metal_defects.data.annotations import Boxes
 from metal_defects.data.duplicates import Match
-from metal_defects.data.manifest import LeftOut
-from metal_defects.data.splits import SPLITS, Assignment, Item
+from metal_defects.data.manifest import SPLITS, LeftOut
+from metal_defects.data.splits import Assignment, Item
 from metal_defects.errors import DataError
 from metal_defects.records import Record
 

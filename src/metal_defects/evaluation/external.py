@@ -1,13 +1,56 @@
 """Scores a bundle on labelled images from elsewhere: what it gets right, what it flags, what slips through."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from metal_defects.config import normalise_name
 from metal_defects.errors import UserError
-from metal_defects.inference.predictor import Failure, Prediction
-from metal_defects.metrics import accuracy_interval
+from metal_defects.inference.answer import Failure, Outcome, Prediction
+from metal_defects.inference.verdict import VERDICTS
+from metal_defects.metrics import Score, share
+from metal_defects.records import Record
+
+
+class ExternalClass(Record):
+    """One class of the other mill.
+
+    Attributes:
+        theirs: its name there.
+        ours: the class of the model that stands for it; None where the model does not know it.
+        accuracy: of the labels; None where no label can be right.
+        flagged: share that was not accepted.
+        silent_errors: images that were answered wrongly, or could not be answered rightly, and accepted.
+        most_often: the commonest label.
+    """
+
+    theirs: str
+    ours: str | None
+    images: int
+    accuracy: Score | None
+    flagged: Score
+    silent_errors: int
+    most_often: str
+
+
+class ExternalScores(Record):
+    """How a bundle does on labelled images from elsewhere; None where there is no image of a kind.
+
+    Attributes:
+        accuracy: of the images of mapped classes.
+        accuracy_of_accepted: of those among them that nobody would look at.
+        known_flagged, unknown_flagged: share of the mapped and of the other images that was not accepted.
+        silent_errors: share of all images that are wrong, or of a class that the model cannot know, and accepted.
+        verdicts: number of images by verdict.
+    """
+
+    images: int
+    accuracy: Score | None
+    accuracy_of_accepted: Score | None
+    known_flagged: Score | None
+    unknown_flagged: Score | None
+    silent_errors: Score
+    verdicts: dict[str, int]
+    classes: tuple[ExternalClass, ...]
 
 
 @dataclass(frozen=True)
@@ -69,7 +112,7 @@ def read_mapping(texts: Iterable[str], theirs: Sequence[str], ours: Sequence[str
 
 
 def judge(
-    answers: Iterable[tuple[str, Prediction | Failure]], mapping: Mapping[str, str | None]
+    answers: Iterable[tuple[str, Outcome]], mapping: Mapping[str, str | None]
 ) -> tuple[list[Judged], list[Failure]]:
     """Pair the answers with what the images show.
 
@@ -87,7 +130,7 @@ def judge(
     return judged, failures
 
 
-def summarise(judged: Sequence[Judged]) -> dict[str, Any]:
+def summarise(judged: Sequence[Judged]) -> ExternalScores:
     """Shares with 95 % intervals: over all images, and per class there.
 
     Raises:
@@ -98,37 +141,31 @@ def summarise(judged: Sequence[Judged]) -> dict[str, Any]:
     known = [one for one in judged if one.ours is not None]
     unknown = [one for one in judged if one.ours is None]
     classes = sorted({one.theirs for one in judged})
-    return {
-        "images": len(judged),
-        "accuracy": _share(known, lambda one: one.is_right),
-        "accuracy_of_accepted": _share([one for one in known if one.is_accepted], lambda one: one.is_right),
-        "known_flagged": _share(known, lambda one: not one.is_accepted),
-        "unknown_flagged": _share(unknown, lambda one: not one.is_accepted),
-        "silent_errors": _share(judged, lambda one: one.is_silent_error),
-        "verdicts": {
-            verdict: sum(one.answer.verdict == verdict for one in judged) for verdict in ("accept", "review", "unknown")
-        },
-        "classes": [_summarise_class(name, [one for one in judged if one.theirs == name]) for name in classes],
-    }
+    return ExternalScores(
+        images=len(judged),
+        accuracy=_share(known, lambda one: one.is_right),
+        accuracy_of_accepted=_share([one for one in known if one.is_accepted], lambda one: one.is_right),
+        known_flagged=_share(known, lambda one: not one.is_accepted),
+        unknown_flagged=_share(unknown, lambda one: not one.is_accepted),
+        silent_errors=share(sum(one.is_silent_error for one in judged), len(judged)),
+        verdicts={verdict: sum(one.answer.verdict == verdict for one in judged) for verdict in VERDICTS},
+        classes=tuple(_summarise_class([one for one in judged if one.theirs == name]) for name in classes),
+    )
 
 
-def _summarise_class(name: str, judged: Sequence[Judged]) -> dict[str, Any]:
+def _summarise_class(judged: Sequence[Judged]) -> ExternalClass:
     labels = [one.answer.label for one in judged]
-    return {
-        "theirs": name,
-        "ours": judged[0].ours,
-        "images": len(judged),
-        "accuracy": _share(judged, lambda one: one.is_right) if judged[0].ours else None,
-        "flagged": _share(judged, lambda one: not one.is_accepted),
-        "silent_errors": sum(one.is_silent_error for one in judged),
-        "most_often": max(sorted(set(labels)), key=labels.count),
-    }
+    return ExternalClass(
+        theirs=judged[0].theirs,
+        ours=judged[0].ours,
+        images=len(judged),
+        accuracy=_share(judged, lambda one: one.is_right) if judged[0].ours else None,
+        flagged=share(sum(not one.is_accepted for one in judged), len(judged)),
+        silent_errors=sum(one.is_silent_error for one in judged),
+        most_often=max(sorted(set(labels)), key=labels.count),
+    )
 
 
-def _share(judged: Sequence[Judged], holds: Any) -> dict[str, float] | None:
-    """Share of the images for which `holds`, with its 95 % Wilson interval; None where there are none."""
-    if not judged:
-        return None
-    hits = sum(map(holds, judged))
-    low, high = accuracy_interval(hits, len(judged))
-    return {"value": hits / len(judged), "low": low, "high": high, "n": len(judged)}
+def _share(judged: Sequence[Judged], holds: Callable[[Judged], bool]) -> Score | None:
+    """Share of the images for which `holds`; None where there are none."""
+    return share(sum(map(holds, judged)), len(judged)) if judged else None

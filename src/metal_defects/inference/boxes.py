@@ -1,33 +1,48 @@
 """Boxes around what a heat map shows."""
 
-from dataclasses import dataclass
-from typing import Any
-
 import numpy as np
+from pydantic import Field
+
+from metal_defects.config import Share
+from metal_defects.records import Record
 
 MOST_BOXES = 20
 # Of the image; smaller spots are noise of the heat map.
 SMALLEST_AREA = 0.002
 
 
-@dataclass(frozen=True)
-class Box:
-    """A rectangle; its edges as shares of the image's sides, from the left and from the top, and how sure it is.
+class Box(Record):
+    """Where a defect is.
 
     Attributes:
-        left, top, right, bottom: 0 <= left < right <= 1 and 0 <= top < bottom <= 1.
-        score: mean of the heat map over the cells inside that are part of the defect, in [0, 1].
+        box: 0 <= left < right <= 1 and 0 <= top < bottom <= 1, from the left and from the top.
+        score: mean of the heat map over the cells inside that are part of the defect.
     """
 
-    left: float
-    top: float
-    right: float
-    bottom: float
-    score: float
+    box: tuple[Share, Share, Share, Share] = Field(
+        description="Left, top, right, bottom as shares of the image's width and height."
+    )
+    score: Share = Field(description="How sure the model is that a defect is there.")
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON values: corners as shares of the image's sides, and the score."""
-        return {"box": [self.left, self.top, self.right, self.bottom], "score": self.score}
+    @property
+    def left(self) -> float:
+        """Of the image's width."""
+        return self.box[0]
+
+    @property
+    def top(self) -> float:
+        """Of the image's height."""
+        return self.box[1]
+
+    @property
+    def right(self) -> float:
+        """Of the image's width."""
+        return self.box[2]
+
+    @property
+    def bottom(self) -> float:
+        """Of the image's height."""
+        return self.box[3]
 
 
 def find_boxes(
@@ -53,7 +68,8 @@ def find_boxes(
         x = _refine(across, left, right, columns, threshold)
         y = _refine(down, top, bottom, rows, threshold)
         if (x[1] - x[0]) * (y[1] - y[0]) >= smallest_area:
-            boxes.append(Box(*(round(edge, 4) for edge in (x[0], y[0], x[1], y[1])), round(score, 4)))
+            edges = tuple(round(edge, 4) for edge in (x[0], y[0], x[1], y[1]))
+            boxes.append(Box(box=edges, score=round(score, 4)))
     boxes.sort(key=lambda box: (-box.score, box.top, box.left))
     return tuple(boxes[:most])
 

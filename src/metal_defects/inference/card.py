@@ -2,7 +2,9 @@
 
 from typing import Literal
 
-from metal_defects.config import ImageSchema
+from pydantic import ConfigDict
+
+from metal_defects.config import DataPreprocessingParams, ImageSchema
 from metal_defects.data.manifest import DataCard
 from metal_defects.metrics import Score, SplitMetrics
 from metal_defects.records import Record
@@ -38,11 +40,9 @@ class LocatorCard(Record):
     box_threshold: float
 
 
-class InputCard(Record):
+class InputCard(DataPreprocessingParams):
     """Which images are accepted, and what becomes of them before the graph."""
 
-    image_size: int
-    resize: Literal["nearest", "bilinear", "bicubic", "lanczos"]
     limits: ImageSchema
 
 
@@ -117,13 +117,15 @@ class BundleCard(Record):
     """bundle.json.
 
     Attributes:
-        format: of this file.
+        format: of this file; 1 is the only one so far.
         default: name of the variant that is served.
         verdict_rules, locator, evaluation: None where the model was not evaluated.
         metrics: of the .h5 file, by split.
     """
 
-    format: int
+    # What a later version adds at the top is no obstacle, as long as the format is the same.
+    model_config = ConfigDict(extra="ignore")
+    format: Literal[1]
     name: str
     created: str
     code_version: str

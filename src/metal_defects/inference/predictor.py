@@ -1,87 +1,25 @@
-"""The one door to the model: images of any form in, typed answers out. ONNX Runtime unless Keras is asked for."""
+"""The one door to the model: images of any form in, typed answers out."""
 
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from metal_defects.data.imaging import ImageError, Preprocessor
-from metal_defects.inference.boxes import Box, find_boxes
-from metal_defects.inference.bundle import Bundle, BundleError, load_bundle
+from metal_defects.errors import BundleError
+from metal_defects.inference.answer import Failure, Outcome, Prediction
+from metal_defects.inference.boxes import find_boxes
+from metal_defects.inference.bundle import Bundle, load_bundle
+from metal_defects.inference.runtime import Infer, open_graph
 from metal_defects.inference.verdict import decide
 from metal_defects.log import logger
-from metal_defects.system import count_cores
+from metal_defects.system import count_cores, map_ordered
 
 Input = Path | str | bytes | Image.Image | np.ndarray
-Runtime = Literal["onnx", "keras"]
-Infer = Callable[[np.ndarray], dict[str, np.ndarray]]
-OUTPUTS = ("probabilities", "distance", "heat_map")
-WAITING_PER_CORE = 4
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The answer for one image.
-
-    Attributes:
-        name: of the image, where it has one.
-        label: the most probable class.
-        confidence: its probability, in [0, 1].
-        probabilities: of every class, in the order of the bundle.
-        milliseconds: from the source to the answer.
-        verdict: "accept", "review" or "unknown"; like all below None where the bundle was not evaluated.
-        reason: of the verdict, in words.
-        distance: from the training images; 1 is the limit of what the model knows.
-        prediction_set: the classes that are possible, the most probable first.
-        boxes: where the defect is.
-    """
-
-    name: str | None
-    label: str
-    confidence: float
-    probabilities: dict[str, float]
-    milliseconds: float
-    verdict: str | None = None
-    reason: str | None = None
-    distance: float | None = None
-    prediction_set: tuple[str, ...] | None = None
-    boxes: tuple[Box, ...] | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON values, always with the same keys in the same order; boxes as shares of the image's sides."""
-        values = dict(vars(self))
-        if self.prediction_set is not None:
-            values["prediction_set"] = list(self.prediction_set)
-        if self.boxes is not None:
-            values["boxes"] = [box.to_dict() for box in self.boxes]
-        return values
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why one image has no answer.
-
-    Attributes:
-        name: of the image, where it has one.
-        code: short and stable, for programs: see `ImageError.reason`.
-        message: one sentence, for people.
-    """
-
-    name: str | None
-    code: str
-    message: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON values."""
-        return {"name": self.name, "error": {"code": self.code, "message": self.message}}
 
 
 class Predictor:
@@ -99,32 +37,24 @@ class Predictor:
         self._open_runtime = open_runtime
         self._threads = threads or count_cores()
         self._infer = open_runtime(self._threads)
-        self._preprocess = Preprocessor(bundle.image_size, bundle.card["input"]["resize"], bundle.limits)
+        self._preprocess = Preprocessor(bundle.image_size, bundle.card.input.resize, bundle.limits)
         _try_out(bundle, self._infer)
 
     @classmethod
-    def load(
-        cls, folder: Path, variant: str | None = None, runtime: Runtime = "onnx", threads: int | None = None
-    ) -> "Predictor":
-        """Read a bundle and make it ready to answer.
+    def load(cls, folder: Path, variant: str | None = None, threads: int | None = None) -> "Predictor":
+        """Read a bundle and make it ready to answer by ONNX Runtime.
 
         Args:
             folder: of the bundle.
-            variant: "float32" or "int8"; the bundle's default where None. The keras runtime knows float32 alone.
-            runtime: "onnx", or "keras" for the .h5 file that the bundle was made from.
+            variant: "float32" or "int8"; the bundle's default where None.
             threads: that work on one image; all cores where None.
 
         Raises:
             BundleError: the bundle is not usable, or lacks the variant.
         """
         bundle = load_bundle(folder)
-        if runtime == "keras":
-            if variant not in (None, "float32"):
-                raise BundleError(f"The keras runtime has the variant float32 alone. Got '{variant}' instead.")
-            infer = _load_keras(bundle)
-            return cls(bundle, lambda _: infer, threads)
-        path = bundle.variant_file(variant or bundle.card["default"])
-        fault = bundle.card["variants"][variant].get("fault") if variant else None
+        path = bundle.variant_file(variant or bundle.card.default)
+        fault = bundle.card.variants[variant].fault if variant else None
         if fault:
             logger.warning("The variant %s is no full substitute: %s", variant, fault)
         return cls(bundle, lambda count: open_graph(path, count), threads)
@@ -150,36 +80,29 @@ class Predictor:
         heat_map = outputs.get("heat_map")
         return prediction, None if heat_map is None else heat_map[0]
 
-    def predict_many(self, sources: Iterable[Input | tuple[str, Input]]) -> Iterator[Prediction | Failure]:
+    def predict_many(self, sources: Iterable[Input | tuple[str, Input]]) -> Iterator[Outcome]:
         """One answer or failure per source, in their order, each as soon as it is there.
 
-        Every core decodes and answers images of its own, which is faster than all cores on one batch; no more than
-        WAITING_PER_CORE images per core are held.
+        Every core decodes and answers images of its own, which is faster than all cores on one batch; few images are
+        held at a time.
 
         Args:
             sources: images, or pairs of a name and an image.
         """
-        remaining, cores = iter(sources), count_cores()
         # One thread more than cores: while one waits for the interpreter, another computes.
-        with ThreadPoolExecutor(cores + 1, thread_name_prefix="predict") as pool:
-            waiting: deque[Future[Prediction | Failure]] = deque()
-            waiting.extend(pool.submit(self._try, source) for source in islice(remaining, WAITING_PER_CORE * cores))
-            while waiting:
-                result = waiting.popleft().result()
-                waiting.extend(pool.submit(self._try, source) for source in islice(remaining, 1))
-                yield result
+        return map_ordered(self._try, sources, count_cores() + 1)
 
     @cached_property
     def _infer_alone(self) -> Infer:
         """For calls that share the cores with others."""
         return self._infer if self._threads == 1 else self._open_runtime(1)
 
-    def _try(self, source: Input | tuple[str, Input]) -> Prediction | Failure:
+    def _try(self, source: Input | tuple[str, Input]) -> Outcome:
         name, image = source if isinstance(source, tuple) else (_name_of(source), source)
         try:
             return self._predict(self._infer_alone, image, name)[0]
         except ImageError as error:
-            return Failure(name, error.reason, str(error))
+            return Failure.of(name, error.reason, str(error))
 
     def _predict(self, infer: Infer, source: Input, name: str | None) -> tuple[Prediction, dict[str, np.ndarray]]:
         start = time.perf_counter()
@@ -189,18 +112,23 @@ class Predictor:
         rounded = [round(share, 6) for share in shares.tolist()]
         best = int(shares.argmax())
         trust = self._judge(outputs)
-        milliseconds = round(1000 * (time.perf_counter() - start), 3)
-        named = dict(zip(classes, rounded, strict=True))
-        prediction = Prediction(name or _name_of(source), classes[best], rounded[best], named, milliseconds, **trust)
+        # Unchecked: the graph of a damaged model may answer NaN, which its verdict speaks about and no range admits.
+        prediction = Prediction.model_construct(
+            name=name or _name_of(source),
+            label=classes[best],
+            confidence=rounded[best],
+            probabilities=dict(zip(classes, rounded, strict=True)),
+            milliseconds=round(1000 * (time.perf_counter() - start), 3),
+            **trust,
+        )
         return prediction, outputs
 
     def _judge(self, outputs: dict[str, np.ndarray]) -> dict[str, Any]:
         """The fields of the answer that rest on the evaluation: verdict, distance, possible classes, boxes."""
         card, found = self.bundle.card, {}
-        rules, locator = card.get("verdict_rules"), card.get("locator")
-        if rules:
+        if card.verdict_rules:
             distance = float(outputs["distance"][0]) if "distance" in outputs else None
-            verdict = decide(outputs["probabilities"][0], distance, self.bundle.classes, rules)
+            verdict = decide(outputs["probabilities"][0], distance, self.bundle.classes, card.verdict_rules)
             found = {
                 "verdict": verdict.verdict,
                 "reason": verdict.reason,
@@ -208,37 +136,13 @@ class Predictor:
                 "prediction_set": verdict.prediction_set,
             }
         # A map that learned from labels alone shows the place, not the extent.
-        if locator and locator["kind"] == "boxes":
-            found["boxes"] = find_boxes(outputs["heat_map"][0], locator["box_threshold"])
+        if card.locator and card.locator.kind == "boxes":
+            found["boxes"] = find_boxes(outputs["heat_map"][0], card.locator.box_threshold)
         return found
 
 
 def _name_of(source: Input) -> str | None:
     return str(source) if isinstance(source, Path | str) else None
-
-
-def open_graph(path: Path, threads: int | None = None) -> Infer:
-    """A function that runs an ONNX graph; safe to call from several threads.
-
-    Raises:
-        BundleError: ONNX Runtime cannot read it.
-    """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = threads or count_cores()
-    try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # the runtime's own exceptions share no base class
-        raise BundleError(f"ONNX Runtime cannot read the graph; export it again. Got {path}: {error}") from error
-
-    known = [output.name for output in session.get_outputs() if output.name in OUTPUTS]
-
-    def infer(pixels: np.ndarray) -> dict[str, np.ndarray]:
-        return dict(zip(known, session.run(known, {"pixels": pixels}), strict=True))
-
-    return infer
 
 
 def _try_out(bundle: Bundle, infer: Infer) -> None:
@@ -255,15 +159,3 @@ def _try_out(bundle: Bundle, infer: Infer) -> None:
             f"The graph must answer with {len(bundle.classes)} probabilities; export it again. "
             f"Got {shape} from {bundle.folder}."
         )
-
-
-def _load_keras(bundle: Bundle) -> Infer:
-    try:
-        import keras  # noqa: F401
-
-        from metal_defects.trust.answer import call_by_name, load_answer_model
-    except ModuleNotFoundError as error:
-        raise BundleError(
-            "The keras runtime needs TensorFlow and Keras: pip install -r requirements.txt, or use the onnx runtime."
-        ) from error
-    return call_by_name(*load_answer_model(bundle.keras_artifacts()))

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from metal_defects.config import AugmentationParams
-from metal_defects.data.snapshots import SPLITS, load_snapshot
+from metal_defects.data.manifest import SPLITS
+from metal_defects.data.snapshots import load_snapshot
 from metal_defects.files import read_json, sha256_json, write_json
 from metal_defects.log import logger, progress_bar
 from metal_defects.models.augmentation import augment

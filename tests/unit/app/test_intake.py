@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metal_defects.app.intake import Intake, ZipLimits, clean_name, open_uploads
+from metal_defects.app.intake import Intake, ZipLimits, clean_path, open_uploads
 from metal_defects.data.imaging import ImageError
 
 MAX_BYTES = 1_000_000
@@ -99,11 +99,11 @@ def test_damage_is_told_and_never_raised(method: int, seed: int) -> None:
     ],
 )  # fmt: skip
 def test_names_are_made_safe(raw: str, clean: str) -> None:
-    assert clean_name(raw) == clean
+    assert clean_path(raw) == clean
 
 
 @given(st.text())
 def test_every_name_can_be_shown(raw: str) -> None:
-    name = clean_name(raw)
+    name = clean_path(raw)
     assert name and len(name) <= 120
     assert ".." not in name.split("/") and not name.startswith("/")

@@ -1,28 +1,30 @@
 """Pieces of the app's pages: markup, the model page with more or less in the card, the occlusion map."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from streamlit.testing.v1 import AppTest
-from support.toy_bundles import COLOURS, SIDE, paint, write_bundle
+from support import PROJECT
+from support.toy_bundles import COLOURS, SIDE, make_metrics, paint, write_bundle
 
 from metal_defects.app import markup
 from metal_defects.app.occlusion import GRID, measure_heat
 from metal_defects.inference.predictor import Predictor
 
-SHARE = {"value": 0.99, "low": 0.95, "high": 1.0}
-METRICS = {
-    "n": 9, "correct": 8, "accuracy": SHARE, "class_names": list(COLOURS),
-    "confusion_matrix": [[3, 0, 0], [1, 2, 0], [0, 0, 3]],
-}  # fmt: skip
+COUNTS = [[3, 0, 0], [1, 2, 0], [0, 0, 3]]
 EVALUATION = {
-    "ece": 0.0031, "coverage": SHARE, "mean_set_size": 1.25, "temperature": 1.7, "bins": [0.1, 0.2],
-    "guard": {"accepted": 0.992}, "verdicts": {"accept": 0.97, "error_among_accepted": 0.0},
-}  # fmt: skip
+    "images": 90,
+    "folds": 5,
+    "ece": {"value": 0.0031, "low": 0.001, "high": 0.005},
+    "coverage": {"value": 0.97, "low": 0.93, "high": 0.99},
+    "mean_set_size": 1.25,
+    "guard": {"accepted": 0.992},
+    "verdicts": {"accept": 0.97, "review": 0.02, "unknown": 0.01, "error_among_accepted": 0.0},
+}
+RULES = {"unknown_distance": 1.0, "review_distance": None, "min_confidence": 0.5, "set_threshold": 0.9}
 
 
 def show_model_page(folder: Path) -> tuple[AppTest, str]:
@@ -49,24 +51,23 @@ def test_model_page_of_a_bundle_without_measurements(tmp_path: Path) -> None:
 
 
 def test_model_page_of_an_evaluated_bundle(tmp_path: Path) -> None:
-    folder = write_bundle(tmp_path, metrics={"test": METRICS}, evaluation=EVALUATION, verdict_rules={"accept": 0.9})
-    page, html = show_model_page(folder)
+    metrics = {"test": make_metrics(COLOURS, COUNTS)}
+    page, html = show_model_page(write_bundle(tmp_path, metrics=metrics, evaluation=EVALUATION, verdict_rules=RULES))
     assert "8 of 9" in html and "99.0\u00a0% (95.0\u00a0–\u00a0100.0\u00a0%)" in html
-    assert "0.31 %" in html and "<td>1.25</td>" in html and "99.20 %" in html and "<td>0.00 %</td>" in html
-    assert "1.7" not in html
+    assert "0.3\u00a0% (0.1\u00a0–\u00a00.5\u00a0%)" in html and "<td>1.25</td>" in html
+    assert "99.20 %" in html and "2.00 %" in html and "<td>0.00 %</td>" in html
     assert "It cannot say" not in page.markdown[0].value
 
 
-@pytest.mark.parametrize("evaluation", [{}, {"guard": None}, {"guard": 3, "verdicts": []}, {"ece": None}])
-def test_model_page_bears_any_evaluation(tmp_path: Path, evaluation: dict[str, Any]) -> None:
-    show_model_page(write_bundle(tmp_path, evaluation=evaluation))
+def test_model_page_of_the_shipped_bundle() -> None:
+    page, html = show_model_page(PROJECT / "bundles" / "neu")
+    assert page.title[0].value == "EfficientNet-Lite0" and "so at least" in html
 
 
 def test_many_classes_are_summed_up(tmp_path: Path) -> None:
-    names = [f"class {index}" for index in range(60)]
     counts = 2 * np.eye(60, dtype=int)
     counts[7, 9] = 5
-    metrics = METRICS | {"class_names": names, "confusion_matrix": counts.tolist()}
+    metrics = make_metrics([f"class {index}" for index in range(60)], counts.tolist())
     _, html = show_model_page(write_bundle(tmp_path, metrics={"test": metrics}))
     assert "<td>class 7</td><td>class 9</td><td>5</td>" in html
     assert "md-matrix" not in html
@@ -76,7 +77,7 @@ def test_many_classes_are_summed_up(tmp_path: Path) -> None:
 def test_markup_escapes_what_comes_from_outside(text: str) -> None:
     hostile = f"<script>{text}"
     pieces = [
-        markup.answer(hostile, 0.5, hostile, hostile), markup.share_bars({hostile: 0.5}, True), markup.facts(hostile),
+        markup.answer(hostile, 0.5, "review", hostile), markup.share_bars({hostile: 0.5}, True), markup.facts(hostile),
         markup.count_bars({hostile: 1}), markup.strip([(hostile, hostile)]), markup.cards([(hostile,) * 3]),
         markup.table((hostile,), [(hostile,)]), markup.failures([(hostile, hostile)]), markup.lead(hostile),
         markup.steps([(hostile, hostile)]), markup.confusion_matrix([hostile], [[1]]),

@@ -17,7 +17,8 @@ from typer.testing import CliRunner, Result
 
 from metal_defects.cli.main import app
 from metal_defects.cli.predict import find_images
-from metal_defects.errors import UserError
+from metal_defects.errors import BundleError, UserError
+from metal_defects.inference.bundle import EXPORTED
 from metal_defects.log import logger
 
 Run = Callable[..., Result]
@@ -86,6 +87,17 @@ def test_csv_has_a_column_per_class(run: Run, images: Path) -> None:
     assert [row["label"] for row in rows] == ["Blue", "Green", "", "Red"]
     assert rows[2]["error"] == "not_an_image" and rows[2]["message"].startswith("bad.jpg")
     assert sum(float(rows[0][colour]) for colour in COLOURS) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["=HYPERLINK(1).png", "+1.png", "-1.png", "@SUM(A1).png"])
+def test_csv_runs_no_file_name_in_a_spreadsheet(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    save(tmp_path / name, paint("Red"))
+    monkeypatch.chdir(tmp_path)
+    text = run("--format", "csv", "--", name).stdout
+    assert next(csv.DictReader(io.StringIO(text)))["name"] == "'" + name
+    assert not text.startswith("\ufeff")
 
 
 @pytest.mark.parametrize(
@@ -158,6 +170,48 @@ def test_patterns_are_expanded_in_order(images: Path) -> None:
 def test_empty_folder_says_so(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no image to classify"):
         find_images([str(tmp_path)])
+
+
+def test_keras_has_no_int8(run: Run, images: Path) -> None:
+    result = run(images / "red.png", "--runtime", "keras", "--variant", "int8")
+    assert isinstance(result.exception, BundleError) and "float32 alone" in str(result.exception)
+
+
+def test_own_run_on_drawn_images_is_no_default(
+    run: Run, images: Path, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    del environment["METAL_DEFECTS_BUNDLE"]
+    environment["METAL_DEFECTS__PATHS__ARTIFACTS"] = str(tmp_path)
+    own = write_bundle(tmp_path / EXPORTED, data={"kind": "synthetic", "notice": "Drawn images."})
+    result = run(images / "red.png", "--json")
+    assert "Scratches" in json.loads(result.stdout)["probabilities"]
+    assert "Your own run was trained on the synthetic set" in result.stderr
+    named = run(images / "red.png", "--json", "--bundle", own)
+    assert tuple(json.loads(named.stdout)["probabilities"]) == COLOURS
+    assert "learnt from drawn images" in named.stderr and "Drawn images." in named.stderr
+
+
+def run_elsewhere(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command line in a folder that has nothing to do with the project."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("METAL_DEFECTS")}
+    code = "from metal_defects.cli.main import main; main()"
+    command = [sys.executable, "-c", code, *arguments]
+    variables = kept | {"PYTHONPATH": str(PROJECT / "src")}
+    return subprocess.run(command, env=variables, cwd=folder, capture_output=True, text=True, check=False)
+
+
+def test_any_folder_will_do_and_nothing_is_left_there(tmp_path: Path) -> None:
+    save(tmp_path / "part.png", paint("Red"))
+    result = run_elsewhere(tmp_path, "predict", "part.png", "--json")
+    assert result.returncode == 0, result.stderr
+    assert "Scratches" in json.loads(result.stdout)["probabilities"]
+    assert [path.name for path in tmp_path.iterdir()] == ["part.png"]
+
+
+def test_settings_of_the_folder_go_before_the_shipped_ones(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("seed: 1\n")
+    result = run_elsewhere(tmp_path, "predict", "part.png")
+    assert result.returncode == 1 and "params.yaml: 'data_ingestion' is missing" in result.stderr
 
 
 def run_main(environment: dict[str, str], *arguments: object) -> subprocess.CompletedProcess[str]:

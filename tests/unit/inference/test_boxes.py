@@ -85,7 +85,7 @@ def test_nothing_hot_gives_no_box() -> None:
 
 
 def test_everything_hot_gives_the_whole_image() -> None:
-    assert find_boxes(np.ones((7, 9), np.float32), 0.5) == (Box(0.0, 0.0, 1.0, 1.0, 1.0),)
+    assert find_boxes(np.ones((7, 9), np.float32), 0.5) == (Box(box=(0.0, 0.0, 1.0, 1.0), score=1.0),)
 
 
 def test_cells_that_touch_at_a_corner_are_one_region() -> None:
@@ -131,7 +131,9 @@ def test_default_limits() -> None:
 
 
 def test_a_box_tells_its_corners() -> None:
-    assert Box(0.1, 0.2, 0.3, 0.4, 0.9).to_dict() == {"box": [0.1, 0.2, 0.3, 0.4], "score": 0.9}
+    box = Box(box=(0.1, 0.2, 0.3, 0.4), score=0.9)
+    assert box.model_dump(mode="json") == {"box": [0.1, 0.2, 0.3, 0.4], "score": 0.9}
+    assert (box.left, box.top, box.right, box.bottom) == box.box
 
 
 def test_a_noisy_map_costs_little() -> None:

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 from support.toy_bundles import COLOURS, SIDE, write_bundle
 
-from metal_defects.inference.bundle import ENV_BUNDLE, KERAS_FILE, BundleError, find_bundle, load_bundle
+from metal_defects.errors import BundleError, ConfigError
+from metal_defects.inference.bundle import ENV_BUNDLE, EXPORTED, KERAS_FILE, find_bundle, load_bundle
 from metal_defects.inference.predictor import Predictor
+from metal_defects.log import logger
 
 
 @pytest.fixture
@@ -142,28 +144,63 @@ def test_keras_model_of_another_run_is_refused(folder: Path) -> None:
         load_bundle(folder).keras_artifacts()
 
 
+DRAWN = {"kind": "synthetic", "notice": "Drawn."}
+
+
 class TestFindBundle:
     @pytest.fixture(autouse=True)
-    def _no_variable(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def shipped(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.delenv(ENV_BUNDLE, raising=False)
+        monkeypatch.setattr(logger, "propagate", True)
+        shipped = write_bundle(tmp_path / "shipped")
+        monkeypatch.setattr("metal_defects.inference.bundle.find_shipped", lambda _: shipped)
+        return shipped
 
-    def test_own_run_goes_first(self, tmp_path: Path, folder: Path) -> None:
-        own = write_bundle(tmp_path / "09_model_export" / "bundle")
-        assert find_bundle(tmp_path, folder) == own
+    def test_own_run_goes_first(self, tmp_path: Path) -> None:
+        own = write_bundle(tmp_path / EXPORTED)
+        assert find_bundle(tmp_path) == own
 
-    def test_shipped_without_a_run(self, tmp_path: Path, folder: Path) -> None:
-        assert find_bundle(tmp_path / "artifacts", folder) == folder
-        assert find_bundle(None, folder) == folder
+    def test_shipped_without_a_run(self, tmp_path: Path, shipped: Path) -> None:
+        assert find_bundle(tmp_path / "artifacts") == shipped
 
-    def test_variable_overrides(self, tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_own_run_on_drawn_images_is_passed_over_and_one_line_says_so(
+        self, tmp_path: Path, shipped: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        own = write_bundle(tmp_path / EXPORTED, data=DRAWN)
+        assert find_bundle(tmp_path) == find_bundle(tmp_path) == shipped
+        [line] = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+        assert line == f"Your own run was trained on the synthetic set; name it with --bundle {own} to serve it."
+
+    @pytest.mark.parametrize("by_variable", [True, False])
+    def test_a_synthetic_bundle_is_served_by_its_name_and_says_what_it_is(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, by_variable: bool
+    ) -> None:
+        own = write_bundle(tmp_path / EXPORTED, data=DRAWN)
+        if by_variable:
+            monkeypatch.setenv(ENV_BUNDLE, str(own))
+        assert find_bundle(tmp_path, None if by_variable else own) == own
+        assert f"learnt from drawn images; it calls real steel unknown. Got {own}" in caplog.text
+
+    def test_name_goes_before_the_variable_and_both_before_the_run(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        write_bundle(tmp_path / EXPORTED)
         monkeypatch.setenv(ENV_BUNDLE, str(tmp_path / "mine"))
-        assert find_bundle(tmp_path, folder) == tmp_path / "mine"
+        assert find_bundle(tmp_path) == tmp_path / "mine"
+        assert find_bundle(tmp_path, tmp_path / "named") == tmp_path / "named"
 
-    def test_torn_own_bundle_is_not_passed_over(self, tmp_path: Path, folder: Path) -> None:
-        (tmp_path / "09_model_export" / "bundle").mkdir(parents=True)
+    @pytest.mark.parametrize("card", [None, "", "[]", '{"data": 3}'])
+    def test_torn_own_bundle_is_not_passed_over(self, tmp_path: Path, card: str | None) -> None:
+        (tmp_path / EXPORTED).mkdir(parents=True)
+        if card is not None:
+            (tmp_path / EXPORTED / "bundle.json").write_text(card)
         with pytest.raises(BundleError):
-            load_bundle(find_bundle(tmp_path, folder))
+            load_bundle(find_bundle(tmp_path))
 
-    def test_none_at_all(self, tmp_path: Path) -> None:
+    def test_none_at_all(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(name: str) -> Path:
+            raise ConfigError(name)
+
+        monkeypatch.setattr("metal_defects.inference.bundle.find_shipped", refuse)
         with pytest.raises(BundleError, match=r"run `python main\.py`"):
-            find_bundle(tmp_path, tmp_path / "bundles")
+            find_bundle(tmp_path)

@@ -16,9 +16,10 @@ from support.toy_bundles import COLOURS, paint, save, write_bundle
 
 import metal_defects
 from metal_defects.data.imaging import ImageError
-from metal_defects.inference.bundle import BundleError
-from metal_defects.inference.predictor import WAITING_PER_CORE, Failure, Prediction, Predictor
-from metal_defects.system import count_cores
+from metal_defects.errors import BundleError
+from metal_defects.inference.answer import Prediction
+from metal_defects.inference.predictor import Predictor
+from metal_defects.system import WAITING_PER_WORKER, count_cores
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +133,7 @@ def test_sources_are_taken_only_as_far_as_needed(predictor: Predictor) -> None:
     for _ in range(9):
         next(answers)
     answers.close()
-    assert len(taken) <= 9 + WAITING_PER_CORE * count_cores()
+    assert len(taken) <= 9 + WAITING_PER_WORKER * (count_cores() + 1)
 
 
 def test_threads_do_not_disturb_each_other(predictor: Predictor) -> None:
@@ -149,14 +150,6 @@ def test_threads_do_not_disturb_each_other(predictor: Predictor) -> None:
         assert all(pool.map(work, range(8)))
 
 
-def test_json_has_always_the_same_keys(predictor: Predictor) -> None:
-    keys = ["name", "label", "confidence", "probabilities", "milliseconds", "verdict", "reason", "distance"]
-    keys += ["prediction_set", "boxes"]
-    assert list(predictor.predict(paint("Red")).to_dict()) == keys
-    failure = Failure("a.png", "empty", "Nothing.")
-    assert failure.to_dict() == {"name": "a.png", "error": {"code": "empty", "message": "Nothing."}}
-
-
 def test_variant_is_chosen(tmp_path: Path) -> None:
     folder = write_bundle(tmp_path, default="int8")
     by_default = Predictor.load(folder).predict(paint("Red")).confidence
@@ -167,11 +160,6 @@ def test_variant_is_chosen(tmp_path: Path) -> None:
 def test_unknown_variant_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="Got 'int4'"):
         Predictor.load(write_bundle(tmp_path), variant="int4")
-
-
-def test_keras_has_no_int8(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match="float32 alone"):
-        Predictor.load(write_bundle(tmp_path), variant="int8", runtime="keras")
 
 
 def test_no_training_library_is_imported(tmp_path: Path) -> None:

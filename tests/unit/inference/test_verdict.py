@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support import PROJECT
 
 from metal_defects.inference.card import VerdictRules
 from metal_defects.inference.verdict import VERDICTS, decide, possible_classes
@@ -117,5 +118,6 @@ def test_rows_are_independent() -> None:
 def test_imports_nothing_of_training() -> None:
     names = "('tensorflow', 'sklearn', 'scipy', 'matplotlib')"
     code = f"import sys, metal_defects.inference.verdict; print([name for name in {names} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    source = {"PYTHONPATH": str(PROJECT / "src")}
+    done = subprocess.run([sys.executable, "-c", code], env=source, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

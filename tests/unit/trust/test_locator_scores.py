@@ -72,7 +72,8 @@ def test_average_precision_by_hand() -> None:
 
 
 def test_a_true_box_is_found_once() -> None:
-    boxes = [[Box(0, 0, 0.5, 1, 0.5), Box(0, 0, 0.45, 1, 0.9), Box(0.6, 0, 1, 1, 0.1)]]
+    found = (((0, 0, 0.5, 1), 0.5), ((0, 0, 0.45, 1), 0.9), ((0.6, 0, 1, 1), 0.1))
+    boxes = [[Box(box=box, score=score) for box, score in found]]
     assert match_boxes(boxes, [HALF])[0].tolist() == [[0.9, 1], [0.5, 0], [0.1, 0]]
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import re
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -13,7 +14,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -21,16 +22,18 @@ from support import PROJECT
 from support.hostile import NAMES, encode
 from support.toy_bundles import COLOURS, paint, write_bundle
 
-from metal_defects.api.routes import create_app
+from metal_defects.api.application import create_app
+from metal_defects.api.routes import ROUTERS
 from metal_defects.api.schemas import Answer, ModelCard, Refused
 from metal_defects.api.server import open_listener, require_safe_address
 from metal_defects.api.telemetry import JsonFormatter
-from metal_defects.api.uploads import LONGEST_NAME, clean_name
+from metal_defects.api.uploads import LONGEST_NAME, strip_folders
 from metal_defects.config import Serving, load_settings
 from metal_defects.errors import ConfigError
+from metal_defects.inference.answer import Prediction
 from metal_defects.inference.boxes import Box
 from metal_defects.inference.bundle import Bundle
-from metal_defects.inference.predictor import Input, Prediction, Predictor
+from metal_defects.inference.predictor import Input, Predictor
 from metal_defects.system import count_cores
 
 RED, BLUE = (encode(Image.fromarray(paint(colour)), "PNG") for colour in ("Red", "Blue"))
@@ -67,6 +70,10 @@ def call(app: FastAPI, method: str = "POST", path: str = "/v1/predict", **option
 
 def files(*items: tuple[str, bytes]) -> list[tuple[str, tuple[str, bytes]]]:
     return [("files", item) for item in items]
+
+
+def red(name: str | None) -> Prediction:
+    return Prediction(name=name, label="Red", confidence=1.0, probabilities={"Red": 1.0}, milliseconds=1.0)
 
 
 def refused(response: httpx.Response, status: int, code: str) -> Refused:
@@ -197,7 +204,7 @@ def test_names_come_back_harmless(app: FastAPI, name: str) -> None:
 
 @given(st.text(max_size=300))
 def test_any_name_is_made_harmless(name: str) -> None:
-    assert_harmless(clean_name(name))
+    assert_harmless(strip_folders(name))
 
 
 def assert_harmless(name: str | None) -> None:
@@ -207,9 +214,9 @@ def assert_harmless(name: str | None) -> None:
 
 
 def test_plain_names_stay() -> None:
-    assert clean_name("Ø part 17 (left).png") == "Ø part 17 (left).png"
-    assert clean_name("../../etc/passwd") == clean_name("C:\\etc\\passwd") == "passwd"
-    assert clean_name(None) is clean_name("a/..") is clean_name("\n") is None
+    assert strip_folders("Ø part 17 (left).png") == "Ø part 17 (left).png"
+    assert strip_folders("../../etc/passwd") == strip_folders("C:\\etc\\passwd") == "passwd"
+    assert strip_folders(None) is strip_folders("a/..") is strip_folders("\n") is None
 
 
 def test_model_card(app: FastAPI, predictor: Predictor) -> None:
@@ -218,11 +225,12 @@ def test_model_card(app: FastAPI, predictor: Predictor) -> None:
     assert card.limits.max_files == 3
 
 
-def test_health_needs_no_key_and_everything_else_does(predictor: Predictor) -> None:
+def test_health_and_description_need_no_key_and_everything_else_does(predictor: Predictor) -> None:
     app = next(open_app(predictor, key="pass-wörd"))
     guarded = [("POST", "/v1/predict"), ("POST", "/v1/heatmap"), ("GET", "/v1/model"), ("GET", "/metrics")]
-    guarded += [("GET", "/docs"), ("GET", "/openapi.json")]
-    guarded += [("GET", "/no/such/path"), ("GET", "/healthz/"), ("GET", "//healthz")]
+    paths = ("/no/such/path", "/healthz/", "//healthz", "/docs/", "/docs/oauth2-redirect", "/static-offline-docs")
+    guarded += [("GET", path) for path in (*paths, "/openapi.json/v1/model")]
+    assert_every_other_route_is_guarded(app, {path for _, path in guarded})
     basic = {"Authorization": "Basic pass-wörd".encode()}
     for wrong in ({}, {"X-API-Key": "pass"}, {"Authorization": "Bearer"}, basic):
         for method, path in guarded:
@@ -233,6 +241,37 @@ def test_health_needs_no_key_and_everything_else_does(predictor: Predictor) -> N
         assert call(app, "GET", "/v1/model", headers=right).status_code == 200
     assert call(app, "GET", "/healthz").json() == {"status": "ok"}
     assert call(app, "GET", "/readyz").json() == {"status": "ready"}
+
+
+def assert_every_other_route_is_guarded(app: FastAPI, guarded: set[str]) -> None:
+    described = set(call(app, "GET", "/openapi.json").json()["paths"])
+    assert described - guarded == {"/healthz", "/readyz"}
+
+
+def test_a_host_header_opens_nothing(predictor: Predictor) -> None:
+    app = next(open_app(predictor, key="key"))
+    for host in ("test/healthz?", "test/healthz#", "test/static-offline-docs/x?"):
+        refused(call(app, "GET", "/v1/model", headers={"Host": host}), 401, "unauthorized")
+
+
+def test_a_browser_reads_the_description_and_can_show_the_key_there(predictor: Predictor) -> None:
+    app = next(open_app(predictor, key="key"))
+    page = call(app, "GET", "/docs")
+    links = re.findall(r"(?:src|href)=\"([^\"]+)\"", page.text)
+    assert page.status_code == 200 and links
+    assert {call(app, "GET", link).status_code for link in links} == {200}
+    described = call(app, "GET", "/openapi.json").json()
+    schemes = described["components"]["securitySchemes"]
+    assert schemes["APIKeyHeader"] == {"type": "apiKey", "in": "header", "name": "X-API-Key"}
+    assert schemes["HTTPBearer"] == {"type": "http", "scheme": "bearer"}
+    either = [{"APIKeyHeader": []}, {"HTTPBearer": []}]
+    for path, calls in described["paths"].items():
+        expected = None if path in ("/healthz", "/readyz") else either
+        assert [one.get("security") for one in calls.values()] == [expected], path
+
+
+def test_without_a_key_the_description_asks_for_none(app: FastAPI) -> None:
+    assert "securitySchemes" not in call(app, "GET", "/openapi.json").json()["components"]
 
 
 def test_ready_says_no_before_the_server_stops(app: FastAPI) -> None:
@@ -281,6 +320,25 @@ def test_metrics(app: FastAPI) -> None:
     assert "metal_defects_waiting_images 0.0" in text and "/random" not in text
 
 
+def test_a_new_endpoint_is_guarded_described_and_counted(
+    predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    router = APIRouter()
+
+    @router.get("/v1/new")
+    async def new() -> dict[str, str]:
+        return {}
+
+    monkeypatch.setattr("metal_defects.api.application.ROUTERS", (*ROUTERS, router))
+    app = next(open_app(predictor, key="key"))
+    refused(call(app, "GET", "/v1/new"), 401, "unauthorized")
+    key = {"X-API-Key": "key"}
+    assert call(app, "GET", "/v1/new", headers=key).status_code == 200
+    assert call(app, "GET", "/openapi.json").json()["paths"]["/v1/new"]["get"]["security"]
+    text = call(app, "GET", "/metrics", headers=key).text
+    assert all(f'path="/v1/new",status="{status}"' in text for status in (401, 200))
+
+
 class Slow:
     """Answers when it is told to."""
 
@@ -296,7 +354,7 @@ class Slow:
         self.started.release()
         assert self.may_go_on.wait(10)
         self.running -= 1
-        return Prediction(name, "Red", 1.0, {"Red": 1.0}, 1.0)
+        return red(name)
 
 
 @pytest.fixture
@@ -388,7 +446,7 @@ class Seeing:
         self.heat_map = heat_map
 
     def explain(self, source: Input, name: str | None = None) -> tuple[Prediction, np.ndarray | None]:
-        return Prediction(name, "Red", 1.0, {"Red": 1.0}, 1.0), self.heat_map
+        return red(name), self.heat_map
 
 
 QUARTER = np.kron([[1, 0], [0, 0]], np.ones((4, 4), np.float32))
@@ -430,13 +488,21 @@ def test_everything_that_an_evaluated_model_says_is_described(predictor: Predict
 
         def predict(self, source: Input, name: str | None = None) -> Prediction:
             return Prediction(
-                name, "Red", 0.6, {"Red": 0.6, "Blue": 0.4}, 1.0, "review", "two classes are possible", 0.7,
-                ("Red", "Blue"), (Box(0.1, 0.2, 0.5, 1.0, 0.9),),
-            )  # fmt: skip
+                name=name,
+                label="Red",
+                confidence=0.6,
+                probabilities={"Red": 0.6, "Blue": 0.4},
+                milliseconds=1.0,
+                verdict="review",
+                reason="two classes are possible",
+                distance=0.7,
+                prediction_set=("Red", "Blue"),
+                boxes=(Box(box=(0.1, 0.2, 0.5, 1.0), score=0.9),),
+            )
 
     answer = Answer.model_validate(call(next(open_app(Evaluated())), content=RED, headers=PNG).json())
-    assert (answer.results[0].verdict, answer.results[0].prediction_set) == ("review", ["Red", "Blue"])
-    assert answer.results[0].boxes[0].box == [0.1, 0.2, 0.5, 1.0]
+    assert (answer.results[0].verdict, answer.results[0].prediction_set) == ("review", ("Red", "Blue"))
+    assert answer.results[0].boxes[0].box == (0.1, 0.2, 0.5, 1.0)
 
 
 def test_a_fault_of_the_server_is_not_blamed_on_the_file(predictor: Predictor) -> None:

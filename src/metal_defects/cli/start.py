@@ -1,0 +1,25 @@
+"""What the commands that answer do first: say where messages go."""
+
+from pathlib import Path
+
+import typer
+from rich.console import Console
+
+from metal_defects.config import Settings, is_project
+from metal_defects.log import setup_logging
+
+
+def start_logging(settings: Settings) -> Path | None:
+    """Log to the file, and to standard error: standard output belongs to the answers.
+
+    Returns:
+        The log file. None where there is none: the disk is read-only, which must keep nobody from an answer, or the
+        folder is a stranger's, which gets no files that were not asked for.
+    """
+    options, terminal = settings.config.logging, Console(stderr=True)
+    logs = settings.config.paths.logs if is_project(settings.root) else None
+    try:
+        return setup_logging(logs, options.level, options.max_bytes, options.backups, terminal)
+    except OSError as error:
+        typer.echo(f"! No log file: {error.strerror}. Got {error.filename}.", err=True)
+        return None

@@ -26,7 +26,7 @@ def list_keys() -> list[str]:
 def watch_settings(target: Path) -> Callable[[], None]:
     """Watch which settings are read in this process, from now on.
 
-    Comparing settings with those of an earlier run counts as no reading.
+    Checking settings, and comparing them with those of an earlier run, counts as no reading.
 
     Returns:
         A function that writes to `target` what was read: {number of the stage, or "" outside of all: [key, …]}.
@@ -42,7 +42,8 @@ def watch_settings(target: Path) -> Callable[[], None]:
 
     def watch(self: BaseModel, name: str) -> Any:
         model = type(self)
-        if model in names and name in model.model_fields and sys._getframe(1).f_globals["__name__"] != digest.__name__:
+        by = sys._getframe(1).f_globals["__name__"]
+        if by not in (config.__name__, digest.__name__) and model in names and name in model.model_fields:
             found.setdefault(now[0], set()).add(".".join((*names[model], name)))
         return look(self, name)
 

@@ -20,9 +20,6 @@ ENV_PREFIX = "METAL_DEFECTS__"
 ENV_DATA = "METAL_DEFECTS_DATA"
 FILES = {"config": "config/config.yaml", "params": "params.yaml", "schema": "schema.yaml"}
 
-ModelName = Literal[
-    "custom_cnn", "vgg16", "resnet50", "mobilenet_v2", "efficientnet_b0", "resnet18", "efficientnet_lite0"
-]
 SplitName = Literal["train", "valid", "test"]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -151,7 +148,7 @@ class DataPreprocessingParams(_Frozen):
 
 
 class ModelBuilderParams(_Frozen):
-    models: Annotated[tuple[ModelName, ...], Field(min_length=1)]
+    models: Annotated[tuple[str, ...], Field(min_length=1)]
     weights: Literal["imagenet"] | None
     on_missing_weights: Literal["random", "skip", "error"]
     hidden_units: Annotated[int, Field(ge=0, le=4096)]
@@ -379,7 +376,7 @@ def load_settings(
         if not equals:
             raise ConfigError(f"--set needs KEY=VALUE, for example training.epochs=5. Got '{text}' instead.")
         _override(boxes, key.strip(), value, origin="--set")
-    models = {"config": Config, "params": Params, "schema": DataSchema}
+    models: dict[str, type[_Frozen]] = {"config": Config, "params": Params, "schema": DataSchema}
     parts = {name: _validate(model, boxes[name], FILES[name]) for name, model in models.items()}
     config = parts["config"]
     absolute = {name: root / path for name, path in config.paths}

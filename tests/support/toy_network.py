@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from metal_defects.files import write_json
+from metal_defects.data.manifest import DataCard
+from metal_defects.data.snapshots import LABELS_FILE, SUMMARY_FILE, ClassLabels, Snapshots, SplitSummary
 from metal_defects.models.specs import Backbone
 from metal_defects.models.weights import WeightsSource
+from metal_defects.records import write_record
 
 if TYPE_CHECKING:
     import keras
@@ -70,8 +72,13 @@ def write_snapshots(folder: Path, first_seed: int = 0) -> Path:
     for split in COUNTS:
         images, labels = draw_split(split, first_seed)
         tf.data.Dataset.from_tensor_slices((images, labels)).save(str(folder / f"{split}_ds"))
-        pixels = hashlib.sha256(images.tobytes()).hexdigest()
-        summary[split] = {"images": len(images), "pixels_sha256": pixels, "labels": labels.tolist()}
-    write_json(folder / "class_labels.json", {"classes": list(CLASSES), "image_size": SIDE})
-    write_json(folder / "snapshots.json", summary)
+        summary[split] = SplitSummary(
+            images=len(images),
+            per_class={},
+            element_spec=(),
+            pixels_sha256=hashlib.sha256(images.tobytes()).hexdigest(),
+            labels=tuple(labels.tolist()),
+        )
+    write_record(folder / LABELS_FILE, ClassLabels(classes=CLASSES, image_size=SIDE))
+    write_record(folder / SUMMARY_FILE, Snapshots(data=DataCard(kind="path", notice=None), **summary))
     return folder

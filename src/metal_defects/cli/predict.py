@@ -121,7 +121,7 @@ def find_images(arguments: Iterable[str]) -> list[Path]:
         path = Path(text).expanduser()
         # Path.glob takes no absolute patterns.
         matches = [] if os.path.lexists(path) else sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207
-        for match in map(Path, matches or [path]):
+        for match in [Path(name) for name in matches] or [path]:
             found += _list_folder(match) if match.is_dir() else [match]
     if not found:
         raise UserError(f"There is no image to classify. Got {' '.join(arguments)}.")

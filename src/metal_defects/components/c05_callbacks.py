@@ -1,13 +1,13 @@
-"""Component 05: the callbacks of stages 06 and 07, all from params.yaml. It writes nothing of its own."""
+"""Component 05, a library of the stages that train: their callbacks, all from params.yaml. It writes nothing."""
 
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.progress import Progress
-
 from metal_defects.config import CallbacksParams
-from metal_defects.errors import UserError
+from metal_defects.models.training import Training
+from metal_defects.pipeline.artifacts import SNAPSHOTS_FOLDER
+from metal_defects.pipeline.context import StageContext
 
 if TYPE_CHECKING:
     import keras
@@ -16,7 +16,7 @@ WARM_UP_EPOCHS = 3
 
 
 def build_callbacks(
-    params: CallbacksParams, folder: Path, epochs: int, learning_rate: float
+    params: CallbacksParams, folder: Path, epochs: int, learning_rate: float, *, is_trial: bool = False
 ) -> "list[keras.callbacks.Callback]":
     """Callbacks for one training run.
 
@@ -25,11 +25,13 @@ def build_callbacks(
         folder: receives checkpoint.keras, epochs.csv and tensorboard/.
         epochs: planned length, for the cosine schedule.
         learning_rate: at the start.
+        is_trial: the model is not kept, only its score: no checkpoint and no TensorBoard, which take longer than a
+            small head.
     """
     from keras import callbacks
 
     folder.mkdir(parents=True, exist_ok=True)
-    stopping, checkpoint = params.early_stopping, params.model_checkpoint
+    stopping, checkpoint = params.early_stopping, params.model_checkpoint.monitor
     chosen = [
         callbacks.TerminateOnNaN(),
         callbacks.EarlyStopping(
@@ -41,48 +43,29 @@ def build_callbacks(
             start_from_epoch=epochs // 2,
             restore_best_weights=True,
         ),
-        callbacks.ModelCheckpoint(
-            str(folder / "checkpoint.keras"),
-            monitor=checkpoint.monitor,
-            mode=_mode(checkpoint.monitor),
-            save_best_only=True,
-        ),
         *_learning_rate_callbacks(params, epochs, learning_rate),
     ]
+    if not is_trial:
+        file = str(folder / "checkpoint.keras")
+        kept = callbacks.ModelCheckpoint(file, monitor=checkpoint, mode=_mode(checkpoint), save_best_only=True)
+        chosen.append(kept)
     if params.csv_logger:
         chosen.append(callbacks.CSVLogger(str(folder / "epochs.csv")))
-    if params.tensorboard:
+    if params.tensorboard and not is_trial:
         chosen.append(callbacks.TensorBoard(str(folder / "tensorboard"), write_graph=False))
     return chosen
 
 
-def epoch_progress(bar: Progress, description: str, epochs: int) -> "keras.callbacks.Callback":
-    """A callback that shows epochs, the latest scores and the time left on a Rich progress display."""
-    from keras.callbacks import Callback
-
-    class EpochProgress(Callback):
-        def on_train_begin(self, logs: dict | None = None) -> None:
-            self.task = bar.add_task(description, total=epochs, note="")
-
-        def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-            note = f"val_loss {logs['val_loss']:.3f}" if logs and "val_loss" in logs else ""
-            bar.update(self.task, advance=1, note=note)
-
-        def on_train_end(self, logs: dict | None = None) -> None:
-            bar.remove_task(self.task)
-
-    return EpochProgress()
-
-
-def check_converged(history: dict[str, list[float]]) -> None:
-    """Refuse a training run that ended in NaN.
-
-    Raises:
-        UserError: the last loss is not a finite number.
-    """
-    losses = history["loss"]
-    if not losses or not math.isfinite(losses[-1]):
-        raise UserError(f"Training diverged. Lower the learning rate. Got losses {losses[-3:]}.")
+def gather_training(ctx: StageContext) -> Training:
+    """What every fit of a run has in common, of a stage that trains."""
+    return Training(
+        seed=ctx.setting("seed"),
+        image_size=ctx.setting("data_preprocessing.image_size"),
+        builder=ctx.setting("model_builder"),
+        training=ctx.setting("training"),
+        snapshots=ctx.path(SNAPSHOTS_FOLDER),
+        banks=ctx.banks,
+    )
 
 
 def _learning_rate_callbacks(

@@ -1,22 +1,38 @@
 """Stage 06: train every model, evaluate it, and choose the best by validation alone."""
 
-import csv
 import shutil
 import time
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from metal_defects.data.snapshots import load_labels
-from metal_defects.evaluation.split_results import write_split_results
-from metal_defects.files import atomic_path, read_json, write_json
+from metal_defects.components.c05_callbacks import build_callbacks, gather_training
+from metal_defects.data.manifest import DataCard, ImageRow, SourceCard
+from metal_defects.data.snapshots import ClassLabels
+from metal_defects.evaluation.split_results import HELD_OUT, LabelledImages, write_split_results
 from metal_defects.log import logger
-from metal_defects.metrics import format_accuracy
+from metal_defects.metrics import format_accuracy, image_losses
+from metal_defects.models.results import BaseResult, BestBase, Leaderboard, ModelEntry, ModelList
 from metal_defects.models.trainers import make_trainer
-from metal_defects.pipeline.runner import StageContext
-from metal_defects.plots.training import leaderboard, learning_curves
+from metal_defects.models.training import MakeCallbacks, Training
+from metal_defects.pipeline.artifacts import (
+    BEST,
+    IMAGES,
+    LABELS,
+    LEADERBOARD,
+    LEADERBOARD_PLOT,
+    LEADERBOARD_TABLE,
+    MODELS,
+    PREPROCESSED,
+    SOURCE,
+)
+from metal_defects.pipeline.context import StageContext
+from metal_defects.plots.training import draw_leaderboard, draw_learning_curves
+from metal_defects.records import read_record, write_record, write_table
 
+RESULT = "result.json"
 RULE = (
     "Lowest log loss on the validation split; models whose loss is within one standard error of it "
     "(paired, per image) count as tied, and the one with the fewest multiply-adds wins. The test split takes no part."
@@ -25,79 +41,82 @@ RULE = (
 
 def run(ctx: StageContext) -> None:
     """Write per model a folder and base_<model>.h5, then the leaderboard and best_base_model.json."""
-    entries = read_json(ctx.artifacts / "04_model_builder" / "models.json")["models"]
+    entries, data = ctx.read(MODELS, ModelList).models, ctx.read(SOURCE, SourceCard).card
+    classes = ctx.read(LABELS, ClassLabels).classes
+    images = LabelledImages(ctx.read_rows(IMAGES, ImageRow), classes, ctx.path(PREPROCESSED))
+    training, make_callbacks = gather_training(ctx), partial(build_callbacks, ctx.setting("callbacks"))
     for entry in entries:
-        folder = ctx.resume / entry["name"]
-        if (folder / "result.json").exists():
-            logger.info("   %s: kept from an interrupted run", entry["title"])
+        folder = ctx.resume / entry.name
+        if (folder / RESULT).exists():
+            logger.info("   %s: kept from an interrupted run", entry.title)
             continue
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-        result = _train_and_evaluate(ctx, entry, folder)
-        write_json(folder / "result.json", result)
-        logger.info("   %s (%s): test %s", entry["title"], entry["weights"], format_accuracy(result["test"]))
-    results = [read_json(ctx.resume / entry["name"] / "result.json") for entry in entries]
-    for entry in entries:
-        name = entry["name"]
+        result = _train_and_evaluate(entry, training, make_callbacks, images, data, folder)
+        write_record(folder / RESULT, result)
+        logger.info("   %s: test %s", entry.full_title, format_accuracy(result.test))
+    names = [entry.name for entry in entries]
+    results = [read_record(ctx.resume / name / RESULT, BaseResult) for name in names]
+    for name in names:
         shutil.copytree(ctx.resume / name, ctx.out / name)
         (ctx.out / name / "model.h5").replace(ctx.out / f"base_{name}.h5")
-    _write_leaderboard(ctx, results)
-    labels = load_labels(ctx.artifacts / "03_dataset_loader", "valid")
-    losses = {
-        entry["name"]: image_losses(labels, np.load(ctx.out / entry["name"] / "probabilities_valid.npy"))
-        for entry in entries
-    }
-    write_json(ctx.out / "best_base_model.json", {"data": ctx.data_source(), **choose_best(results, losses)})
+    _write_leaderboard(ctx.out, results, data)
+    labels = images.labels("valid")
+    losses = {name: image_losses(labels, np.load(ctx.out / name / "probabilities_valid.npy")) for name in names}
+    write_record(ctx.out / BEST.file, choose_best(results, losses))
 
 
-def _train_and_evaluate(ctx: StageContext, entry: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Train one model in `folder`; returns what result.json holds."""
+def _train_and_evaluate(
+    entry: ModelEntry,
+    training: Training,
+    make_callbacks: MakeCallbacks,
+    images: LabelledImages,
+    data: DataCard,
+    folder: Path,
+) -> BaseResult:
+    """Train one model in `folder`."""
     start = time.monotonic()
-    trainer = make_trainer(ctx, entry)
-    fitted = trainer.fit(trainer.defaults(), folder, entry["title"])
-    snapshots = ctx.artifacts / "03_dataset_loader"
-    classes = read_json(snapshots / "class_labels.json")["classes"]
-    title = f"{entry['title']} ({entry['weights']})"
+    trainer = make_trainer(entry, training)
+    fitted = trainer.fit(trainer.defaults(), make_callbacks, folder, entry.title)
     metrics = {}
-    for split in ("valid", "test"):
+    for split in HELD_OUT:
         probabilities = fitted.predict(split)
-        labels = load_labels(snapshots, split)
-        images = ctx.artifacts / "02_data_preprocessing"
-        metrics[split] = write_split_results(folder, split, labels, probabilities, classes, images, title)
+        metrics[split] = write_split_results(folder, split, probabilities, images, entry.full_title)
         np.save(folder / f"probabilities_{split}.npy", probabilities)
-    learning_curves(fitted.history, folder / "learning_curves.png", title, fitted.frozen_epochs)
+    draw_learning_curves(fitted.history, folder / "learning_curves.png", entry.full_title, fitted.frozen_epochs)
     fitted.assemble().save(folder / "model.h5", include_optimizer=False)
-    return {
-        "data": ctx.data_source(),
-        **{key: entry[key] for key in ("name", "title", "kind", "weights", "gmacs", "parameters")},
-        **trainer.details,
-        "hyperparameters": trainer.defaults(),
-        "epochs": len(fitted.history["loss"]),
-        "seconds": round(time.monotonic() - start, 1),
+    return BaseResult(
+        data=data,
+        **entry.model_dump(include={"name", "title", "kind", "weights", "gmacs", "parameters"}),
+        **trainer.method._asdict(),
+        hyperparameters=trainer.defaults(),
+        epochs=len(fitted.history["loss"]),
+        seconds=round(time.monotonic() - start, 1),
         **metrics,
-    }
+    )
 
 
-def _write_leaderboard(ctx: StageContext, results: list[dict[str, Any]]) -> None:
+def _write_leaderboard(folder: Path, results: Sequence[BaseResult], data: DataCard) -> None:
     """leaderboard.json, .csv and .png, best validation loss first."""
-    ranked = sorted(results, key=lambda result: result["valid"]["log_loss"])
-    write_json(ctx.out / "leaderboard.json", {"data": ctx.data_source(), "rule": RULE, "models": ranked})
-    with atomic_path(ctx.out / "leaderboard.csv") as partial, partial.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        parts = ("accuracy", "low_95", "high_95", "macro_f1")
-        scores = [f"{split}_{part}" for split in ("valid", "test") for part in parts]
-        writer.writerow(("model", "weights", "gmacs", "milliseconds_per_image", "seconds", "valid_log_loss", *scores))
-        for result in ranked:
-            values = []
-            for split in ("valid", "test"):
-                accuracy = result[split]["accuracy"]
-                values += [accuracy["value"], accuracy["low"], accuracy["high"], result[split]["macro_f1"]["value"]]
-            fixed = [result[key] for key in ("name", "weights", "gmacs", "milliseconds_per_image", "seconds")]
-            writer.writerow((*fixed, *(f"{value:.6f}" for value in (result["valid"]["log_loss"], *values))))
-    leaderboard(ranked, ctx.out / "leaderboard.png")
+    ranked = sorted(results, key=lambda result: result.valid.log_loss)
+    write_record(folder / LEADERBOARD.file, Leaderboard(data=data, rule=RULE, models=tuple(ranked)))
+    fixed = ("model", "weights", "gmacs", "milliseconds_per_image", "seconds", "valid_log_loss")
+    parts = ("accuracy", "low_95", "high_95", "macro_f1")
+    columns = (*fixed, *(f"{split}_{part}" for split in HELD_OUT for part in parts))
+    write_table(folder / LEADERBOARD_TABLE.file, columns, map(_list_scores, ranked))
+    draw_leaderboard(ranked, folder / LEADERBOARD_PLOT.file)
 
 
-def choose_best(results: list[dict[str, Any]], losses: dict[str, np.ndarray]) -> dict[str, Any]:
+def _list_scores(result: BaseResult) -> tuple[str | float | None, ...]:
+    """A row of leaderboard.csv."""
+    scores = [result.valid.log_loss]
+    for metrics in (result.valid, result.test):
+        scores += [metrics.accuracy.value, metrics.accuracy.low, metrics.accuracy.high, metrics.macro_f1.value]
+    fixed = (result.name, result.weights, result.gmacs, result.milliseconds_per_image, result.seconds)
+    return (*fixed, *(f"{score:.6f}" for score in scores))
+
+
+def choose_best(results: Sequence[BaseResult], losses: Mapping[str, np.ndarray]) -> BestBase:
     """The winner under RULE, with the figures that decided.
 
     Args:
@@ -107,23 +126,14 @@ def choose_best(results: list[dict[str, Any]], losses: dict[str, np.ndarray]) ->
     lowest = min(losses, key=lambda name: losses[name].mean())
     tied = []
     for result in results:
-        difference = losses[result["name"]] - losses[lowest]
+        difference = losses[result.name] - losses[lowest]
         standard_error = difference.std(ddof=1) / np.sqrt(len(difference)) if len(difference) > 1 else 0.0
         if difference.mean() <= standard_error:
             tied.append(result)
-    best = min(tied, key=lambda result: result["gmacs"])
-    return {
-        "name": best["name"],
-        "title": best["title"],
-        "kind": best["kind"],
-        "weights": best["weights"],
-        "rule": RULE,
-        "valid_log_loss": {name: round(float(loss.mean()), 6) for name, loss in losses.items()},
-        "tied": [result["name"] for result in tied],
-    }
-
-
-def image_losses(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """Log loss of every image in nats, (images,)."""
-    chosen = probabilities[np.arange(len(labels)), labels]
-    return -np.log(np.maximum(chosen, 1e-12))
+    best = min(tied, key=lambda result: result.gmacs)
+    return BestBase(
+        **best.model_dump(include={"data", "name", "title", "kind", "weights"}),
+        rule=RULE,
+        valid_log_loss={name: round(float(loss.mean()), 6) for name, loss in losses.items()},
+        tied=tuple(result.name for result in tied),
+    )

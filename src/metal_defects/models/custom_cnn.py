@@ -2,12 +2,9 @@
 
 from typing import TYPE_CHECKING
 
-from metal_defects.models.networks import pool_moments
-
 if TYPE_CHECKING:
     import keras
 
-GMACS = 0.06  # 10^9 multiply-adds per 224 px image, with the default filters and depth
 POOLED_BLOCKS = 2
 WIDEST = 8  # times the filters of the first block
 
@@ -33,6 +30,8 @@ def build_custom_cnn(
     """
     import keras
     from keras import layers
+
+    from metal_defects.models.networks import pool_moments
 
     pixels = keras.Input((image_size, image_size, 3), dtype="uint8", name="pixels")
     x = layers.Rescaling(1 / 127.5, offset=-1, name="scaling")(pixels)

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from metal_defects.models.state_dict import assign_state_dict, read_state_dict
-
 if TYPE_CHECKING:
     import keras
 
@@ -70,6 +68,8 @@ def load_efficientnet_lite0(model: "keras.Model", path: Path) -> None:
     Raises:
         WeightsError: the file is damaged or made for another network.
     """
+    from metal_defects.models.state_dict import assign_state_dict, read_state_dict
+
     state = read_state_dict(path)
     counters = [name for name in state if name.endswith(".num_batches_tracked")]
     assign_state_dict(model, state, _modules(), ignored=(*_IGNORED, *counters))

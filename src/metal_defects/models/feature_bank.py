@@ -1,11 +1,8 @@
 """Features of every image, computed once: one forward pass per view, kept on disk and keyed by content."""
 
-import os
 import shutil
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,12 +11,13 @@ import numpy as np
 
 from metal_defects.config import AugmentationParams
 from metal_defects.data.manifest import SPLITS
-from metal_defects.data.snapshots import load_snapshot
+from metal_defects.data.snapshots import load_snapshot, load_summary
 from metal_defects.files import read_json, sha256_json, write_json
 from metal_defects.log import logger, progress_bar
 from metal_defects.models.augmentation import augment
 from metal_defects.models.networks import build_feature_model, digest_weights, tap_slices
 from metal_defects.models.specs import Backbone
+from metal_defects.system import map_ordered
 
 if TYPE_CHECKING:
     import keras
@@ -82,13 +80,13 @@ def load_or_extract(
         augmentation: what a view may change.
         seed: of the views.
     """
-    summary = read_json(snapshots / "snapshots.json")
+    summary = load_summary(snapshots)
     identity = {
         "backbone": backbone.name,
         "taps": list(backbone.taps),
         "scaling": [list(part) for part in backbone.scaling],
         "weights": digest_weights(network),
-        "images": {split: summary[split]["pixels_sha256"] for split in SPLITS},
+        "images": {split: getattr(summary, split).pixels_sha256 for split in SPLITS},
         "views": views,
         "augmentation": augmentation.model_dump() if views else None,
         "seed": seed if views else None,
@@ -115,7 +113,8 @@ def _extract(
     partial.mkdir(parents=True)
     model = build_feature_model(backbone, network, backbone.taps)
     engine, run = fastest_engine(model, partial)
-    counts = {split: read_json(snapshots / "snapshots.json")[split]["images"] for split in SPLITS}
+    summary = load_summary(snapshots)
+    counts = {split: getattr(summary, split).images for split in SPLITS}
     passes = [(split, view) for split in SPLITS for view in range(1 + (identity["views"] if split == "train" else 0))]
     features: dict[str, list[np.ndarray]] = {split: [] for split in SPLITS}
     clean_seconds = 0.0
@@ -183,19 +182,12 @@ def _run_pass(
 ) -> Iterator[np.ndarray]:
     """Features of one view of a split, in order and in batches; view 0 is clean. Every core works on its own batch."""
 
-    def compute(first: int, images: np.ndarray) -> np.ndarray:
+    def compute(batch: tuple[int, tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+        number, (images, _) = batch
         if view:
-            images = np.stack(
-                [augment(image, augmentation, (seed, view, first + index)) for index, image in enumerate(images)]
-            )
+            seeds = ((seed, view, number * BATCH + index) for index in range(len(images)))
+            images = np.stack([augment(image, augmentation, one) for image, one in zip(images, seeds, strict=True)])
         return run(images)
 
-    workers = os.cpu_count() or 1
-    waiting: deque[Future[np.ndarray]] = deque()
-    with ThreadPoolExecutor(workers) as pool:
-        for number, (images, _) in enumerate(load_snapshot(snapshots, split).batch(BATCH).as_numpy_iterator()):
-            waiting.append(pool.submit(compute, number * BATCH, images))
-            if len(waiting) > 2 * workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+    batches = enumerate(load_snapshot(snapshots, split).batch(BATCH).as_numpy_iterator())
+    return map_ordered(compute, batches)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from metal_defects.models.specs import Backbone
+from metal_defects.config import ModelBuilderParams
+from metal_defects.models.specs import Backbone, ModelSpec, Network
 
 if TYPE_CHECKING:
     import keras
@@ -134,6 +135,42 @@ def assemble(feature_model: "keras.Model", head: "keras.Model", name: str) -> "k
     import keras
 
     return keras.Model(feature_model.input, head(feature_model.output), name=name)
+
+
+def add_untrained_head(
+    feature_model: "keras.Model", classes: int, builder: ModelBuilderParams, name: str
+) -> "keras.Model":
+    """One model from uint8 pixels to probabilities, under a head that has seen no features."""
+    columns = feature_model.output_shape[-1]
+    mean, variance = np.zeros(columns, np.float32), np.ones(columns, np.float32)
+    shape = {"hidden_units": builder.hidden_units, "dropout": builder.dropout, "l2": builder.l2}
+    return assemble(feature_model, build_head(mean, variance, classes, **shape), name)
+
+
+def build_from_scratch(
+    spec: ModelSpec, image_size: int, classes: int, builder: ModelBuilderParams, seed: int, **shape: int
+) -> "keras.Model":
+    """A classifier whose every weight is trained: a network of its own, or a backbone under a head.
+
+    Args:
+        spec: row of the table.
+        image_size: side of the images in pixels.
+        classes: number of classes.
+        builder: section `model_builder`, whose `dropout` and `l2` count; a backbone's head takes `hidden_units` too.
+        seed: of the initial weights.
+        shape: arguments of the network's own, where they are not its defaults.
+
+    Input shape: uint8 (batch, side, side, 3).
+    Output shape: float32 (batch, classes), probabilities.
+    """
+    import keras
+
+    keras.utils.set_random_seed(seed)
+    if isinstance(spec, Network):
+        return spec.build_classifier(image_size, classes, dropout=builder.dropout, l2=builder.l2, **shape)
+    assert isinstance(spec, Backbone)
+    features = build_feature_model(spec, spec.build(image_size), spec.default_taps, trainable=True)
+    return add_untrained_head(features, classes, builder, spec.name)
 
 
 def digest_weights(model: "keras.Model") -> str:

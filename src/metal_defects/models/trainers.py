@@ -2,36 +2,37 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
 from metal_defects.config import FromScratchParams, HyperparameterTuningParams
-from metal_defects.data.snapshots import load_labels, load_snapshot
-from metal_defects.files import read_json
-from metal_defects.models.feature_bank import count_views, load_or_extract
-from metal_defects.models.networks import assemble, build_backbone, build_feature_model
-from metal_defects.models.specs import BACKBONES
+from metal_defects.data.snapshots import load_class_labels, load_labels, load_snapshot
+from metal_defects.models.feature_bank import FeatureBank, count_views, load_or_extract
+from metal_defects.models.network_training import fine_tune, fit_network
+from metal_defects.models.networks import assemble, build_backbone, build_feature_model, build_from_scratch
+from metal_defects.models.results import Hyperparameters, ModelEntry
+from metal_defects.models.specs import BACKBONES, Network, find_spec
 from metal_defects.models.training import (
     HeadRecipe,
     History,
-    build_from_scratch,
+    MakeCallbacks,
+    Training,
     class_weights,
-    fine_tune,
     fit_head,
-    fit_network,
     predict_images,
     predict_probabilities,
     wants_fine_tuning,
 )
-from metal_defects.pipeline.runner import StageContext
 
 if TYPE_CHECKING:
     import keras
     import keras_tuner
 
-Values = dict[str, Any]
+CHECKED_IMAGES = 16
+PARITY_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -51,67 +52,104 @@ class Fitted:
     frozen_epochs: int | None = None
 
 
+class Method(NamedTuple):
+    """How a model was trained, as its result tells.
+
+    Attributes:
+        views: augmented ones of each image in the feature bank.
+        milliseconds_per_image: of the features; None where there is no bank.
+    """
+
+    views: int
+    fine_tuned: bool
+    engine: str
+    milliseconds_per_image: float | None
+
+
 class Trainer(Protocol):
     """Fits one model with given hyperparameters."""
 
-    details: dict[str, Any]
+    @property
+    def method(self) -> Method:
+        """How it trains."""
 
-    def defaults(self) -> Values:
+    def defaults(self) -> Hyperparameters:
         """The hyperparameters of params.yaml."""
 
     def declare(self, space: "keras_tuner.HyperParameters", params: HyperparameterTuningParams) -> None:
         """Add the search space."""
 
-    def fit(self, values: Values, folder: Path, title: str) -> Fitted:
+    def fit(self, values: Hyperparameters, make_callbacks: MakeCallbacks, folder: Path, title: str) -> Fitted:
         """Train with `values`; checkpoints and logs go to `folder`."""
 
+    def predict_saved(self, model: "keras.Model", values: Hyperparameters, split: str) -> np.ndarray:
+        """Class probabilities of a split by a model that was trained with `values`, saved and loaded again."""
 
-def make_trainer(ctx: StageContext, entry: dict[str, Any]) -> Trainer:
+
+def make_trainer(entry: ModelEntry, training: Training) -> Trainer:
     """The trainer for an entry of models.json."""
-    return FrozenTrainer(ctx, entry) if entry["kind"] == "frozen" else ScratchTrainer(ctx, entry)
+    return FrozenTrainer(entry, training) if entry.is_frozen else ScratchTrainer(entry, training)
 
 
 class FrozenTrainer:
     """A head on the feature bank of a frozen backbone."""
 
-    def __init__(self, ctx: StageContext, entry: dict[str, Any]) -> None:
-        self.params = ctx.settings.params
-        self.snapshots = ctx.artifacts / "03_dataset_loader"
-        self.name = entry["name"]
-        self.backbone = BACKBONES[self.name]
-        training = self.params.training
-        weights_file = Path(entry["weights_file"]) if entry["weights_file"] else None
-        image_size = self.params.data_preprocessing.image_size
-        self.network = build_backbone(self.backbone, image_size, self.params.seed, weights_file)
-        self.views = count_views(self.backbone, training.views, training.views_max_gmacs)
-        self.bank = load_or_extract(
-            ctx.feature_banks,
-            self.snapshots,
-            self.backbone,
-            self.network,
-            self.views,
-            training.augmentation,
-            self.params.seed,
-        )
-        self.labels = {split: load_labels(self.snapshots, split) for split in ("train", "valid")}
-        self.weights = class_weights(self.labels["train"], _count_classes(self.snapshots), training.class_weights)
-        self.fine_tuned = wants_fine_tuning(training.fine_tune)
-        self.details = {"views": self.views, "fine_tuned": self.fine_tuned} | {
-            key: self.bank.meta[key] for key in ("engine", "milliseconds_per_image")
-        }
+    def __init__(self, entry: ModelEntry, training: Training) -> None:
+        self.entry = entry
+        self.training = training
+        self.backbone = BACKBONES[entry.name]
+        params = training.training
+        # Views make a head robust that is good: under random features it is a baseline, and a pass costs the same.
+        is_baseline = entry.weights == "random"
+        self.views = 0 if is_baseline else count_views(self.backbone, params.views, params.views_max_gmacs)
 
-    def defaults(self) -> Values:
-        builder, training = self.params.model_builder, self.params.training
+    @cached_property
+    def network(self) -> "keras.Model":
+        """The backbone with its weights."""
+        file = Path(self.entry.weights_file) if self.entry.weights_file else None
+        return build_backbone(self.backbone, self.training.image_size, self.training.seed, file)
+
+    @cached_property
+    def bank(self) -> FeatureBank:
+        """Features of all images, computed where no earlier run has."""
+        training = self.training
+        augmentation = training.training.augmentation
+        return load_or_extract(
+            training.banks, training.snapshots, self.backbone, self.network, self.views, augmentation, training.seed
+        )
+
+    @cached_property
+    def labels(self) -> dict[str, np.ndarray]:
+        """Class indices of "train" and "valid"."""
+        return {split: load_labels(self.training.snapshots, split) for split in ("train", "valid")}
+
+    @cached_property
+    def weights(self) -> np.ndarray:
+        """Of each class in the loss, float32 (classes,)."""
+        return _weigh_classes(self.training)
+
+    @cached_property
+    def fine_tuned(self) -> bool:
+        """Whether the backbone's last layers are trained too, after the head."""
+        return wants_fine_tuning(self.training.training.fine_tune)
+
+    @property
+    def method(self) -> Method:
+        meta = self.bank.meta
+        return Method(self.views, self.fine_tuned, meta["engine"], meta["milliseconds_per_image"])
+
+    def defaults(self) -> Hyperparameters:
+        builder, params = self.training.builder, self.training.training
         return {
             "taps": "default",
             "hidden_units": builder.hidden_units,
             "dropout": builder.dropout,
             "l2": builder.l2,
-            "label_smoothing": training.label_smoothing,
-            "learning_rate": training.learning_rate,
-            "batch_size": training.batch_size,
+            "label_smoothing": params.label_smoothing,
+            "learning_rate": params.learning_rate,
+            "batch_size": params.batch_size,
             "views": self.views,
-            "epochs": training.epochs,
+            "epochs": params.epochs,
         }
 
     def declare(self, space: "keras_tuner.HyperParameters", params: HyperparameterTuningParams) -> None:
@@ -121,38 +159,54 @@ class FrozenTrainer:
         if self.views:
             space.Int("views", 0, self.views)
 
-    def fit(self, values: Values, folder: Path, title: str) -> Fitted:
+    def fit(self, values: Hyperparameters, make_callbacks: MakeCallbacks, folder: Path, title: str) -> Fitted:
         values = self.defaults() | values
         recipe = HeadRecipe(**values | {"taps": self.backbone.choose_taps(values["taps"])})
-        seed = self.params.seed
         data = (self.bank, self.labels, self.weights)
-        head, history = fit_head(recipe, *data, self.params.callbacks, folder, title, seed)
-        columns = self.bank.columns(recipe.taps)
+        head, history = fit_head(recipe, *data, make_callbacks, folder, title, self.training.seed)
         if self.fine_tuned:
-            return self._fine_tune(head, history, recipe, folder, title)
+            return self._fine_tune(self._assemble(head, recipe), history, make_callbacks, folder / "fine_tuning", title)
         return Fitted(
             history=history,
-            predict=lambda split: predict_probabilities(head, self.bank.clean(split, columns)),
+            predict=lambda split: self._predict(head, recipe.taps, split),
             assemble=lambda: self._assemble(head, recipe),
         )
 
+    def predict_saved(self, model: "keras.Model", values: Hyperparameters, split: str) -> np.ndarray:
+        """Its own head on the features of the bank, after a check on raw pixels that these are the model's own.
+
+        Raises:
+            RuntimeError: they are not.
+        """
+        dataset = load_snapshot(self.training.snapshots, split)
+        if self.fine_tuned:
+            return predict_images(model, dataset)
+        answers = self._predict(model.get_layer("head"), self.backbone.choose_taps(values["taps"]), split)
+        images, _ = next(iter(dataset.batch(CHECKED_IMAGES)))
+        error = np.abs(model(images, training=False).numpy() - answers[:CHECKED_IMAGES]).max()
+        if error > PARITY_TOLERANCE:
+            raise RuntimeError(f"The saved {self.backbone.title} differs from the trained one by {error:.1e}.")
+        return answers
+
+    def _predict(self, head: "keras.Model", taps: tuple[str, ...], split: str) -> np.ndarray:
+        return predict_probabilities(head, self.bank.clean(split, self.bank.columns(taps)))
+
     def _assemble(self, head: "keras.Model", recipe: HeadRecipe) -> "keras.Model":
-        return assemble(build_feature_model(self.backbone, self.network, recipe.taps), head, self.name)
+        return assemble(build_feature_model(self.backbone, self.network, recipe.taps), head, self.backbone.name)
 
     def _fine_tune(
-        self, head: "keras.Model", history: History, recipe: HeadRecipe, folder: Path, title: str
+        self, model: "keras.Model", history: History, make_callbacks: MakeCallbacks, folder: Path, title: str
     ) -> Fitted:
         # The trunk shares its weights with self.network: they are put back so that every fit starts alike.
         frozen = self.network.get_weights()
-        model = self._assemble(head, recipe)
         trunk = model.get_layer(self.backbone.name)
-        second = fine_tune(model, trunk, self.snapshots, self.weights, self.params, folder / "fine_tuning", title)
+        second = fine_tune(model, trunk, self.training, self.weights, make_callbacks, folder, title)
         copy = _clone(model)
         self.network.set_weights(frozen)
         joined = {name: values + second[name] for name, values in history.items() if name in second}
         return Fitted(
             history=joined,
-            predict=lambda split: predict_images(copy, load_snapshot(self.snapshots, split)),
+            predict=lambda split: predict_images(copy, load_snapshot(self.training.snapshots, split)),
             assemble=lambda: copy,
             frozen_epochs=len(history["loss"]),
         )
@@ -161,34 +215,38 @@ class FrozenTrainer:
 class ScratchTrainer:
     """A whole network, trained from the snapshots with augmentation."""
 
-    def __init__(self, ctx: StageContext, entry: dict[str, Any]) -> None:
-        self.params = ctx.settings.params
-        self.snapshots = ctx.artifacts / "03_dataset_loader"
-        self.name = entry["name"]
-        labels = load_labels(self.snapshots, "train")
-        self.weights = class_weights(labels, _count_classes(self.snapshots), self.params.training.class_weights)
-        self.details = {"views": 0, "fine_tuned": False, "engine": "TensorFlow", "milliseconds_per_image": None}
+    method = Method(views=0, fine_tuned=False, engine="TensorFlow", milliseconds_per_image=None)
 
-    def defaults(self) -> Values:
-        builder, training = self.params.model_builder, self.params.training
-        return {"dropout": builder.dropout, "l2": builder.l2} | training.from_scratch.model_dump()
+    def __init__(self, entry: ModelEntry, training: Training) -> None:
+        self.spec = find_spec(entry.name)
+        self.training = training
+
+    def defaults(self) -> Hyperparameters:
+        builder, params = self.training.builder, self.training.training
+        return {"dropout": builder.dropout, "l2": builder.l2} | params.from_scratch.model_dump()
 
     def declare(self, space: "keras_tuner.HyperParameters", params: HyperparameterTuningParams) -> None:
         _declare_common(space, params)
-        if self.name == "custom_cnn":
-            space.Choice("filters", list(params.filters))
-            space.Choice("depth", list(params.depth))
+        if isinstance(self.spec, Network):
+            for name in self.spec.search_space:
+                space.Choice(name, list(getattr(params, name)))
 
-    def fit(self, values: Values, folder: Path, title: str) -> Fitted:
-        values = self.defaults() | values
+    def fit(self, values: Hyperparameters, make_callbacks: MakeCallbacks, folder: Path, title: str) -> Fitted:
+        training, values = self.training, self.defaults() | values
+        weights = _weigh_classes(training)
         recipe = FromScratchParams(**{key: values.pop(key) for key in FromScratchParams.model_fields})
-        model = build_from_scratch(self.name, self.params, len(self.weights), **values)
-        history = fit_network(model, self.snapshots, self.weights, self.params, recipe, folder, title)
+        builder = training.builder.model_copy(update={key: values.pop(key) for key in ("dropout", "l2")})
+        shape = (self.spec, training.image_size, len(weights), builder, training.seed)
+        model = build_from_scratch(*shape, **values)
+        history = fit_network(model, recipe, training, weights, make_callbacks, folder, title)
         return Fitted(
             history=history,
-            predict=lambda split: predict_images(model, load_snapshot(self.snapshots, split)),
+            predict=lambda split: predict_images(model, load_snapshot(training.snapshots, split)),
             assemble=lambda: model,
         )
+
+    def predict_saved(self, model: "keras.Model", values: Hyperparameters, split: str) -> np.ndarray:
+        return predict_images(model, load_snapshot(self.training.snapshots, split))
 
 
 def _declare_common(space: "keras_tuner.HyperParameters", params: HyperparameterTuningParams) -> None:
@@ -199,13 +257,15 @@ def _declare_common(space: "keras_tuner.HyperParameters", params: Hyperparameter
     space.Choice("batch_size", list(params.batch_size))
 
 
+def _weigh_classes(training: Training) -> np.ndarray:
+    labels = load_labels(training.snapshots, "train")
+    classes = len(load_class_labels(training.snapshots).classes)
+    return class_weights(labels, classes, training.training.class_weights)
+
+
 def _clone(model: "keras.Model") -> "keras.Model":
     import keras
 
     copy = keras.models.clone_model(model)
     copy.set_weights(model.get_weights())
     return copy
-
-
-def _count_classes(snapshots: Path) -> int:
-    return len(read_json(snapshots / "class_labels.json")["classes"])

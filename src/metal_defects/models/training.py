@@ -1,27 +1,49 @@
-"""Fits heads on feature banks, and whole networks on images."""
+"""Transfer learning: fits heads on feature banks, and what every fit shares."""
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+from rich.progress import Progress
 
-from metal_defects.components.c05_callbacks import build_callbacks, check_converged, epoch_progress
-from metal_defects.config import CallbacksParams, FromScratchParams, Params
-from metal_defects.data.snapshots import load_snapshot
+from metal_defects.config import ModelBuilderParams, TrainingParams
+from metal_defects.errors import UserError
 from metal_defects.log import progress_bar
-from metal_defects.models.augmentation import augment
-from metal_defects.models.custom_cnn import build_custom_cnn
 from metal_defects.models.feature_bank import FeatureBank
-from metal_defects.models.networks import assemble, build_feature_model, build_head
-from metal_defects.models.specs import BACKBONES
+from metal_defects.models.networks import build_head
 
 if TYPE_CHECKING:
     import keras
     import tensorflow as tf
 
 History = dict[str, list[float]]
-SHUFFLE_BUFFER = 4096
+# From a folder for logs, the number of epochs and the learning rate at the start.
+MakeCallbacks = Callable[[Path, int, float], "list[keras.callbacks.Callback]"]
+SCORES = ("loss", "accuracy", "val_loss", "val_accuracy")
+
+
+@dataclass(frozen=True)
+class Training:
+    """What every fit of a run has in common.
+
+    Attributes:
+        seed: of initial weights, order, dropout and views.
+        image_size: side of the images in pixels.
+        builder: section `model_builder`.
+        training: section `training`.
+        snapshots: folder of stage 03.
+        banks: folder of feature banks.
+    """
+
+    seed: int
+    image_size: int
+    builder: ModelBuilderParams
+    training: TrainingParams
+    snapshots: Path
+    banks: Path
 
 
 @dataclass(frozen=True)
@@ -68,19 +90,21 @@ def fit_head(
     bank: FeatureBank,
     labels: dict[str, np.ndarray],
     weights: np.ndarray,
-    callbacks: CallbacksParams,
+    make_callbacks: MakeCallbacks,
     folder: Path,
     title: str,
     seed: int,
 ) -> "tuple[keras.Model, History]":
     """Train a head on a feature bank; the best epoch's weights are kept.
 
+    Keras' `fit` spends most of its time around a head this small, not in it, so the epoch is one compiled loop here.
+
     Args:
         recipe: how.
         bank: features of the splits.
         labels: int32 (images,) of "train" and "valid".
         weights: of each class, float32 (classes,).
-        callbacks: section of params.yaml.
+        make_callbacks: gives the callbacks.
         folder: for checkpoints and logs.
         title: shown with the progress.
         seed: of the initial weights, dropout and order.
@@ -94,36 +118,79 @@ def fit_head(
     columns = bank.columns(recipe.taps)
     features = bank.training(columns, recipe.views)
     targets = np.tile(labels["train"], 1 + recipe.views)
-    classes = len(weights)
     head = build_head(
         features.mean(axis=0),
         features.var(axis=0),
-        classes,
+        len(weights),
         hidden_units=recipe.hidden_units,
         dropout=recipe.dropout,
         l2=recipe.l2,
     )
-    steps = -(-len(features) // recipe.batch_size)
-    compile_classifier(head, recipe.learning_rate, recipe.label_smoothing, steps_per_execution=steps)
-    history = _fit(
-        head,
-        features,
-        keras.utils.to_categorical(targets, classes),
-        sample_weight=weights[targets],
-        validation_data=(bank.clean("valid", columns), keras.utils.to_categorical(labels["valid"], classes)),
-        epochs=recipe.epochs,
-        batch_size=recipe.batch_size,
-        callbacks=callbacks,
-        learning_rate=recipe.learning_rate,
-        folder=folder,
-        title=title,
-    )
-    return head, history
+    compile_classifier(head, recipe.learning_rate, recipe.label_smoothing)
+    train = (features, keras.utils.to_categorical(targets, len(weights)), weights[targets])
+    valid = (bank.clean("valid", columns), keras.utils.to_categorical(labels["valid"], len(weights)))
+    run_epoch = _compile_epoch(head, train, valid, recipe.batch_size)
+    random = np.random.default_rng(seed)
+    with progress_bar() as bar:
+        chosen = make_callbacks(folder, recipe.epochs, recipe.learning_rate)
+        shown = epoch_progress(bar, title, recipe.epochs)
+        callbacks = keras.callbacks.CallbackList([*chosen, shown], add_history=True, model=head, epochs=recipe.epochs)
+        callbacks.on_train_begin()
+        head.stop_training = False
+        for epoch in range(recipe.epochs):
+            callbacks.on_epoch_begin(epoch)
+            scores = run_epoch(random.permutation(len(features)).astype(np.int32))
+            callbacks.on_epoch_end(epoch, dict(zip(SCORES, map(float, scores), strict=True)))
+            if head.stop_training or not np.isfinite(scores[0]):
+                break
+        callbacks.on_train_end()
+    check_converged(head.history.history)
+    return head, head.history.history
 
 
-def compile_classifier(
-    model: "keras.Model", learning_rate: float, label_smoothing: float, steps_per_execution: int = 1
-) -> None:
+def _compile_epoch(
+    head: "keras.Model", train: tuple[np.ndarray, ...], valid: tuple[np.ndarray, ...], batch_size: int
+) -> "Callable[[np.ndarray], tuple[tf.Tensor, ...]]":
+    """One epoch of a compiled head as one graph: from the order of the training rows, int32 (rows,), to SCORES.
+
+    Args:
+        head: compiled; trained in place.
+        train: features (rows, columns), one-hot targets (rows, classes) and weights (rows,).
+        valid: features and one-hot targets.
+        batch_size: rows per step; the last step takes what is left.
+    """
+    import tensorflow as tf
+
+    inputs, targets, weights = map(tf.constant, train)
+    valid_inputs, valid_targets = map(tf.constant, valid)
+    variables = head.trainable_variables
+    head.optimizer.build(variables)
+
+    def count_hits(targets: "tf.Tensor", probabilities: "tf.Tensor") -> "tf.Tensor":
+        return tf.math.count_nonzero(tf.argmax(targets, 1) == tf.argmax(probabilities, 1), dtype=tf.float32)
+
+    @tf.function(reduce_retracing=True)
+    def run_epoch(order: "tf.Tensor") -> "tuple[tf.Tensor, ...]":
+        count = tf.shape(order)[0]
+        loss_sum, hits = tf.constant(0.0), tf.constant(0.0)
+        for start in tf.range(0, count, batch_size):
+            rows = order[start : start + batch_size]
+            wanted = tf.gather(targets, rows)
+            with tf.GradientTape() as tape:
+                found = head(tf.gather(inputs, rows), training=True)
+                loss = head.loss(wanted, found, sample_weight=tf.gather(weights, rows)) + tf.add_n(head.losses)
+            head.optimizer.apply(tape.gradient(loss, variables), variables)
+            loss_sum += loss * tf.cast(tf.shape(rows)[0], tf.float32)
+            hits += count_hits(wanted, found)
+        total = tf.cast(count, tf.float32)
+        found = head(valid_inputs, training=False)
+        valid_loss = head.loss(valid_targets, found) + tf.add_n(head.losses)
+        return loss_sum / total, hits / total, valid_loss, count_hits(valid_targets, found) / len(valid_targets)
+
+    return run_epoch
+
+
+def compile_classifier(model: "keras.Model", learning_rate: float, label_smoothing: float) -> None:
     """Adam, cross-entropy with label smoothing on one-hot targets, and accuracy."""
     import keras
 
@@ -131,7 +198,6 @@ def compile_classifier(
         optimizer=keras.optimizers.Adam(learning_rate),
         loss=keras.losses.CategoricalCrossentropy(label_smoothing=label_smoothing),
         metrics=["accuracy"],
-        steps_per_execution=steps_per_execution,
     )
 
 
@@ -145,42 +211,6 @@ def predict_images(model: "keras.Model", dataset: "tf.data.Dataset") -> np.ndarr
     return model.predict(dataset.batch(32), verbose=0)
 
 
-def build_from_scratch(
-    name: str, params: Params, classes: int, *, dropout: float, l2: float, **shape: int
-) -> "keras.Model":
-    """A network whose every weight is trained: the custom CNN, or a backbone under a head.
-
-    Args:
-        name: of the model.
-        params: all of them.
-        classes: number of classes.
-        dropout: before the last layer, in [0, 1).
-        l2: weight decay.
-        shape: `filters` and `depth` of the custom CNN, where they are not its own defaults.
-
-    Input shape: uint8 (batch, side, side, 3).
-    Output shape: float32 (batch, classes), probabilities.
-    """
-    import keras
-
-    keras.utils.set_random_seed(params.seed)
-    side = params.data_preprocessing.image_size
-    if name == "custom_cnn":
-        return build_custom_cnn(side, classes, dropout=dropout, l2=l2, **shape)
-    backbone = BACKBONES[name]
-    features = build_feature_model(backbone, backbone.build(side), backbone.default_taps, trainable=True)
-    columns = features.output_shape[-1]
-    head = build_head(
-        np.zeros(columns, np.float32),
-        np.ones(columns, np.float32),
-        classes,
-        hidden_units=params.model_builder.hidden_units,
-        dropout=dropout,
-        l2=l2,
-    )
-    return assemble(features, head, name)
-
-
 def wants_fine_tuning(choice: str | bool) -> bool:
     """Whether the second stage runs: "auto" means only where there is a GPU."""
     import tensorflow as tf
@@ -188,119 +218,30 @@ def wants_fine_tuning(choice: str | bool) -> bool:
     return bool(tf.config.list_physical_devices("GPU")) if choice == "auto" else bool(choice)
 
 
-def fine_tune(
-    model: "keras.Model",
-    trunk: "keras.Model",
-    snapshots: Path,
-    weights: np.ndarray,
-    params: Params,
-    folder: Path,
-    title: str,
-) -> History:
-    """Second stage: train the last layers of the backbone together with the head, with a small learning rate.
+def epoch_progress(bar: Progress, description: str, epochs: int) -> "keras.callbacks.Callback":
+    """A callback that shows epochs, the latest scores and the time left on a Rich progress display."""
+    from keras.callbacks import Callback
 
-    BatchNormalization layers stay frozen: the statistics of a small data set would undo what they learnt.
+    class EpochProgress(Callback):
+        def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
+            self.task = bar.add_task(description, total=epochs, note="")
 
-    Args:
-        model: the assembled classifier; trained in place.
-        trunk: its backbone.
-        snapshots: folder of stage 03.
-        weights: of each class, float32 (classes,).
-        params: all of them.
-        folder: for checkpoints and logs.
-        title: shown with the progress.
-    """
-    from keras import layers
+        def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+            note = f"val_loss {logs['val_loss']:.3f}" if logs and "val_loss" in logs else ""
+            bar.update(self.task, advance=1, note=note)
 
-    training = params.training
-    trunk.trainable = True
-    frozen = len(trunk.layers) - training.fine_tune_top_layers
-    for index, layer in enumerate(trunk.layers):
-        layer.trainable = index >= frozen and not isinstance(layer, layers.BatchNormalization)
-    recipe = FromScratchParams(
-        epochs=training.fine_tune_epochs,
-        batch_size=training.from_scratch.batch_size,
-        learning_rate=training.fine_tune_learning_rate,
-        label_smoothing=training.label_smoothing,
-    )
-    return fit_network(model, snapshots, weights, params, recipe, folder, title)
+        def on_train_end(self, logs: dict[str, float] | None = None) -> None:
+            bar.remove_task(self.task)
+
+    return EpochProgress()
 
 
-def fit_network(
-    model: "keras.Model",
-    snapshots: Path,
-    weights: np.ndarray,
-    params: Params,
-    recipe: FromScratchParams,
-    folder: Path,
-    title: str,
-) -> History:
-    """Train a network on the snapshots, with augmentation.
-
-    Args:
-        model: uint8 images to probabilities; trained in place.
-        snapshots: folder of stage 03.
-        weights: of each class, float32 (classes,).
-        params: all of them.
-        recipe: epochs, batch size, learning rate and label smoothing.
-        folder: for checkpoints and logs.
-        title: shown with the progress.
+def check_converged(history: History) -> None:
+    """Refuse a training run that ended in NaN.
 
     Raises:
-        UserError: the loss became NaN.
+        UserError: the last loss is not a finite number.
     """
-    train, valid = _training_data(snapshots, weights, params, recipe.batch_size)
-    compile_classifier(model, recipe.learning_rate, recipe.label_smoothing)
-    return _fit(
-        model,
-        train,
-        validation_data=valid,
-        epochs=recipe.epochs,
-        callbacks=params.callbacks,
-        learning_rate=recipe.learning_rate,
-        folder=folder,
-        title=title,
-    )
-
-
-def _training_data(
-    snapshots: Path, weights: np.ndarray, params: Params, batch_size: int
-) -> "tuple[tf.data.Dataset, tf.data.Dataset]":
-    """Batches of (images, one-hot targets, sample weights) for training, shuffled and augmented, and for validation."""
-    import tensorflow as tf
-
-    classes, augmentation = len(weights), params.training.augmentation
-
-    def view(image: np.ndarray, number: np.ndarray) -> np.ndarray:
-        return augment(image, augmentation, (params.seed, int(number)))
-
-    def prepare(number: "tf.Tensor", element: "tuple[tf.Tensor, tf.Tensor]") -> "tuple[tf.Tensor, ...]":
-        image, label = element
-        augmented = tf.ensure_shape(tf.numpy_function(view, (image, number), tf.uint8), image.shape)
-        return augmented, tf.one_hot(label, classes), tf.gather(weights, label)
-
-    clean = load_snapshot(snapshots, "train").cache()
-    count = int(clean.cardinality())
-    numbers = tf.data.Dataset.random(seed=params.seed, rerandomize_each_iteration=True)
-    shuffled = clean.shuffle(min(count, SHUFFLE_BUFFER), seed=params.seed)
-    train = tf.data.Dataset.zip(numbers, shuffled).map(prepare, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    valid = load_snapshot(snapshots, "valid").map(lambda image, label: (image, tf.one_hot(label, classes)))
-    return train.batch(batch_size, drop_remainder=count >= batch_size).prefetch(2), valid.batch(batch_size)
-
-
-def _fit(
-    model: "keras.Model",
-    *data: Any,
-    epochs: int,
-    callbacks: CallbacksParams,
-    learning_rate: float,
-    folder: Path,
-    title: str,
-    **options: Any,
-) -> History:
-    """Keras' fit with the callbacks of component 05 and a progress bar."""
-    with progress_bar() as bar:
-        chosen = [*build_callbacks(callbacks, folder, epochs, learning_rate), epoch_progress(bar, title, epochs)]
-        history = model.fit(*data, epochs=epochs, callbacks=chosen, verbose=0, **options).history
-    check_converged(history)
-    return history
+    losses = history["loss"]
+    if not losses or not math.isfinite(losses[-1]):
+        raise UserError(f"Training diverged. Lower the learning rate. Got losses {losses[-3:]}.")

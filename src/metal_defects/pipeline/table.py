@@ -17,11 +17,9 @@ from metal_defects.pipeline.runner import Finished, read_history
 
 
 def _weights_fingerprint(settings: Settings) -> dict[str, Any]:
-    from metal_defects.models.specs import SPECS
-    from metal_defects.models.weights import fingerprint_weights
+    from metal_defects.models.specs import fingerprint_weights
 
-    names = settings.params.model_builder.models
-    return fingerprint_weights([SPECS[name].weights for name in names], settings.config.paths.weights)
+    return fingerprint_weights(settings.params.model_builder.models, settings.config.paths.weights)
 
 
 def _earlier_stages(settings: Settings) -> tuple[Finished, ...]:

@@ -33,7 +33,7 @@ class Block:
     tap: bool = False
 
 
-def model_diagram(blocks: Sequence[Block], target: Path, title: str) -> "Figure":
+def draw_diagram(blocks: Sequence[Block], target: Path, title: str) -> "Figure":
     """Draw `blocks` from input to output.
 
     Without a tap they form one column. With taps, those up to the last tap form the trunk on the left; from each tap

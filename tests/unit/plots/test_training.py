@@ -4,7 +4,6 @@ import sys
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,18 +11,20 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 from matplotlib.text import Text
 from PIL import Image
+from support.model_results import make_base_result
 
-from metal_defects.metrics import classification_metrics
-from metal_defects.plots.diagram import Block, model_diagram
+from metal_defects.metrics import Metrics, classification_metrics
+from metal_defects.models.results import BaseResult, Trial, Weights
+from metal_defects.plots.diagram import Block, draw_diagram
 from metal_defects.plots.style import new_figure, save_figure, shorten
 from metal_defects.plots.training import (
-    confusion_matrix,
-    leaderboard,
-    learning_curves,
-    misjudged_grid,
-    per_class_scores,
+    draw_class_scores,
+    draw_confusion_matrix,
+    draw_leaderboard,
+    draw_learning_curves,
+    draw_misjudged,
 )
-from metal_defects.plots.tuning import tuning_trials
+from metal_defects.plots.tuning import draw_trials
 
 NAMES = ["Crazing", "Inclusion", "a $5 coin pressed into a very long strip of steel"]
 HISTORY = {
@@ -36,7 +37,7 @@ BLOCKS = [
 ]  # fmt: skip
 
 
-def make_metrics(classes: int, share: float, absent: int | None = None) -> dict[str, Any]:
+def make_metrics(classes: int, share: float, absent: int | None = None) -> Metrics:
     random = np.random.default_rng(0)
     labels = np.repeat(np.arange(classes), 5)
     labels = labels[labels != absent]
@@ -45,22 +46,24 @@ def make_metrics(classes: int, share: float, absent: int | None = None) -> dict[
     return classification_metrics(labels, np.eye(classes)[predicted], names)
 
 
-def make_row(title: str, weights: str) -> dict[str, Any]:
-    return {"title": title, "weights": weights, "valid": make_metrics(3, 0.9), "test": make_metrics(3, 0.8)}
+def make_row(title: str, weights: Weights) -> BaseResult:
+    return make_base_result(title=title, weights=weights, valid=make_metrics(3, 0.9), test=make_metrics(3, 0.8))
 
 
-def make_trials() -> list[dict[str, Any]]:
+def make_trials() -> list[Trial]:
     scores = [0.5, None, 0.2, 0.3, 0.05, 0.4, 0.3]
     rates = [1e-3, 1e-4, 1e-5, 3e-4, 1e-2, 2e-5, 5e-4]
     return [
-        {
-            "number": number,
-            "score": score,
-            "val_accuracy": None if score is None else 1 - score / 2,
-            "status": "FAILED" if score is None else "COMPLETED",
-            "seconds": None if score is None else 2.5,
-            "params": {"taps": "deep" if number % 2 else "all", "l2": rate, "batch_size": 32, "dropout": number / 10},
-        }
+        Trial(
+            number=number,
+            score=score,
+            val_accuracy=None if score is None else 1 - score / 2,
+            status="FAILED" if score is None else "COMPLETED",
+            seconds=None if score is None else 2.5,
+            epochs=None if score is None else 4,
+            params={"taps": "deep" if number % 2 else "all", "l2": rate, "batch_size": 32, "dropout": number / 10},
+            message="",
+        )
         for number, (score, rate) in enumerate(zip(scores, rates, strict=True))
     ]
 
@@ -79,13 +82,13 @@ def points(figure: Figure) -> int:
 
 
 DRAW: dict[str, Callable[[Path], Figure]] = {
-    "confusion_matrix": lambda target: confusion_matrix([[5, 1, 0], [0, 6, 0], [2, 0, 4]], NAMES, target, "Model"),
-    "learning_curves": lambda target: learning_curves(HISTORY, target, "Model", frozen_epochs=3),
-    "leaderboard": lambda target: leaderboard([make_row("A", "ImageNet"), make_row("B", "random")], target),
-    "per_class_scores": lambda target: per_class_scores(make_metrics(3, 0.8), target, "Model"),
-    "misjudged_grid": lambda target: misjudged_grid(make_images(2), ["a → b", "b → a"], target, "Model"),
-    "tuning_trials": lambda target: tuning_trials(make_trials(), target),
-    "model_diagram": lambda target: model_diagram(BLOCKS, target, "Model"),
+    "confusion_matrix": lambda target: draw_confusion_matrix([[5, 1, 0], [0, 6, 0], [2, 0, 4]], NAMES, target, "Model"),
+    "learning_curves": lambda target: draw_learning_curves(HISTORY, target, "Model", frozen_epochs=3),
+    "leaderboard": lambda target: draw_leaderboard([make_row("A", "ImageNet"), make_row("B", "random")], target),
+    "per_class_scores": lambda target: draw_class_scores(make_metrics(3, 0.8), target, "Model"),
+    "misjudged_grid": lambda target: draw_misjudged(make_images(2), ["a → b", "b → a"], target, "Model"),
+    "tuning_trials": lambda target: draw_trials(make_trials(), target),
+    "model_diagram": lambda target: draw_diagram(BLOCKS, target, "Model"),
 }
 
 
@@ -127,7 +130,7 @@ def test_confusion_matrix_of_many_classes_stays_readable(
     classes: int, annotated: bool, names: int, tmp_path: Path
 ) -> None:
     labels = [f"class {index}" for index in range(classes)]
-    axes = confusion_matrix(np.eye(classes, dtype=int) * 7, labels, tmp_path / "plot.jpg", "Model").axes[0]
+    axes = draw_confusion_matrix(np.eye(classes, dtype=int) * 7, labels, tmp_path / "plot.jpg", "Model").axes[0]
     assert ("7" in {text.get_text() for text in axes.texts}) is annotated
     assert len(axes.get_yticklabels()) == names
     ticks = [label.get_window_extent() for label in axes.get_yticklabels()]
@@ -137,7 +140,7 @@ def test_confusion_matrix_of_many_classes_stays_readable(
 @pytest.mark.parametrize(("matrix", "names"), [([[1, 2]], ["a", "b"]), ([[1]], ["a", "b"]), ([], [])])
 def test_confusion_matrix_that_fits_no_names_is_refused(matrix: list, names: list[str], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="must be"):
-        confusion_matrix(matrix, names, tmp_path / "plot.png", "Model")
+        draw_confusion_matrix(matrix, names, tmp_path / "plot.png", "Model")
 
 
 def test_learning_curves_mark_the_lowest_validation_loss(tmp_path: Path) -> None:
@@ -151,7 +154,7 @@ def test_learning_curves_mark_the_lowest_validation_loss(tmp_path: Path) -> None
 
 def test_learning_curves_of_one_epoch_without_accuracy(tmp_path: Path) -> None:
     history = {"loss": [0.5], "val_loss": [0.6], "learning_rate": [0.0]}
-    figure = learning_curves(history, tmp_path / "plot.png", "Model")
+    figure = draw_learning_curves(history, tmp_path / "plot.png", "Model")
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["Loss", "Learning rate"]
     assert "fine-tuning begins" not in texts(figure)
 
@@ -161,44 +164,44 @@ def test_learning_curves_of_one_epoch_without_accuracy(tmp_path: Path) -> None:
 )
 def test_unusable_history_is_refused(history: dict[str, list[float]], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="history needs loss and val_loss"):
-        learning_curves(history, tmp_path / "plot.png", "Model")
+        draw_learning_curves(history, tmp_path / "plot.png", "Model")
 
 
 def test_leaderboard_marks_weights_and_keeps_the_order(tmp_path: Path) -> None:
     rows = [make_row("A", "ImageNet"), make_row("B", "random"), make_row("C", "from scratch")]
-    figure = leaderboard(rows, tmp_path / "plot.png")
+    figure = draw_leaderboard(rows, tmp_path / "plot.png")
     axes = figure.axes[0]
     labels = [label.get_text() for label in axes.get_yticklabels()]
     assert labels == ["A\nImageNet", "B\nrandom: untrained", "C\nfrom scratch"]
     assert axes.yaxis_inverted()
     assert points(figure) == 6
     tests = next(item for item in axes.collections if item.get_label() == "test")
-    assert tests.get_offsets()[0, 0] == pytest.approx(rows[0]["test"]["accuracy"]["value"])
+    assert tests.get_offsets()[0, 0] == pytest.approx(rows[0].test.accuracy.value)
     faces = tests.get_facecolors()
     assert np.array_equal(faces[1], (1, 1, 1, 1)) and not np.array_equal(faces[0], (1, 1, 1, 1))
     with pytest.raises(ValueError, match="at least one model"):
-        leaderboard([], tmp_path / "none.png")
+        draw_leaderboard([], tmp_path / "none.png")
 
 
 def test_per_class_scores_say_which_class_has_no_image(tmp_path: Path) -> None:
-    figure = per_class_scores(make_metrics(6, 0.7, absent=2), tmp_path / "plot.png", "Model")
+    figure = draw_class_scores(make_metrics(6, 0.7, absent=2), tmp_path / "plot.png", "Model")
     assert points(figure) == 5 * 3
     assert {"no image of this class", "class 2 (0)", "class 3 (5)", "lines: 95 % intervals"} <= texts(figure)
-    assert points(per_class_scores(make_metrics(45, 1.0), tmp_path / "many.png", "Model")) == 45 * 3
+    assert points(draw_class_scores(make_metrics(45, 1.0), tmp_path / "many.png", "Model")) == 45 * 3
 
 
 @pytest.mark.parametrize("count", [1, 6, 14])
 def test_misjudged_images_are_all_shown(count: int, tmp_path: Path) -> None:
     captions = [f"Scratches → Inclusion 0.{index + 10}" for index in range(count)]
-    figure = misjudged_grid(make_images(count), captions, tmp_path / "plot.jpg", "Model")
+    figure = draw_misjudged(make_images(count), captions, tmp_path / "plot.jpg", "Model")
     assert sum(len(axes.images) for axes in figure.axes) == count
     assert {text.replace("\n", " ") for text in texts(figure)} >= set(captions)
 
 
 def test_no_misjudged_image_is_said_and_captions_must_match(tmp_path: Path) -> None:
-    assert "No image was misjudged." in texts(misjudged_grid([], [], tmp_path / "plot.png", "Model"))
+    assert "No image was misjudged." in texts(draw_misjudged([], [], tmp_path / "plot.png", "Model"))
     with pytest.raises(ValueError, match="1 images and 2 captions"):
-        misjudged_grid(make_images(1), ["a", "b"], tmp_path / "plot.png", "Model")
+        draw_misjudged(make_images(1), ["a", "b"], tmp_path / "plot.png", "Model")
 
 
 def test_tuning_trials_show_the_best_and_what_was_varied(tmp_path: Path) -> None:
@@ -213,9 +216,9 @@ def test_tuning_trials_show_the_best_and_what_was_varied(tmp_path: Path) -> None
 
 def test_tuning_trials_of_one_or_without_a_score(tmp_path: Path) -> None:
     trials = make_trials()
-    assert len(tuning_trials(trials[:2], tmp_path / "one.png").axes) == 1
+    assert len(draw_trials(trials[:2], tmp_path / "one.png").axes) == 1
     with pytest.raises(ValueError, match="1 trials without"):
-        tuning_trials(trials[1:2], tmp_path / "none.png")
+        draw_trials(trials[1:2], tmp_path / "none.png")
 
 
 def test_model_diagram_pools_every_tap(tmp_path: Path) -> None:
@@ -223,7 +226,7 @@ def test_model_diagram_pools_every_tap(tmp_path: Path) -> None:
     assert sum(item.get_text() == "mean, variance" for item in figure.findobj(Text)) == 2
     assert len(figure.findobj(FancyBboxPatch)) >= len(BLOCKS) + 2
     assert {block.name for block in BLOCKS} <= texts(figure)
-    chain = model_diagram([Block("Pixels", ""), Block("Softmax", "")], tmp_path / "chain.png", "Model")
+    chain = draw_diagram([Block("Pixels", ""), Block("Softmax", "")], tmp_path / "chain.png", "Model")
     assert "mean, variance" not in texts(chain)
     assert chain.get_size_inches()[0] < figure.get_size_inches()[0]
 
@@ -231,7 +234,7 @@ def test_model_diagram_pools_every_tap(tmp_path: Path) -> None:
 @pytest.mark.parametrize("blocks", [[], [Block("Pixels", "", tap=True)]])
 def test_diagram_without_a_head_is_refused(blocks: list[Block], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="one behind the last tap"):
-        model_diagram(blocks, tmp_path / "plot.png", "Model")
+        draw_diagram(blocks, tmp_path / "plot.png", "Model")
 
 
 def test_long_names_keep_both_ends() -> None:

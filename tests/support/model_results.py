@@ -1,0 +1,39 @@
+"""Results of base models, whole and typed, of which a test names only what matters to it."""
+
+from typing import Any
+
+import numpy as np
+
+from metal_defects.data.manifest import DataCard
+from metal_defects.metrics import Metrics, SplitMetrics, classification_metrics
+from metal_defects.models.results import BaseResult
+
+DATA = DataCard(kind="path", notice=None)
+
+
+def make_split_metrics(metrics: Metrics | None = None) -> SplitMetrics:
+    """Those of a split without errors, or the ones given."""
+    found = metrics or classification_metrics(np.array([0, 1]), np.eye(2), ["a", "b"])
+    return SplitMetrics(**dict(found), errors=())
+
+
+def make_base_result(**changes: Any) -> BaseResult:
+    """The result of a frozen model, `valid` and `test` from any `Metrics`."""
+    splits = {split: make_split_metrics(changes.pop(split, None)) for split in ("valid", "test")}
+    usual = {
+        "data": DATA,
+        "name": "toy",
+        "title": "Toy",
+        "kind": "frozen",
+        "weights": "random",
+        "gmacs": 0.5,
+        "parameters": 10,
+        "views": 0,
+        "fine_tuned": False,
+        "engine": "ONNX Runtime",
+        "milliseconds_per_image": 1.0,
+        "hyperparameters": {},
+        "epochs": 3,
+        "seconds": 1.0,
+    }
+    return BaseResult(**usual | splits | changes)

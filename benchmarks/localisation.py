@@ -31,7 +31,7 @@ from metal_defects.errors import UserError
 from metal_defects.evaluation.split_results import read_image_rows
 from metal_defects.files import read_json
 from metal_defects.inference.boxes import find_boxes
-from metal_defects.inference.predictor import open_graph
+from metal_defects.inference.runtime import open_graph
 from metal_defects.log import console
 from metal_defects.models.onnx_export import export_float32
 from metal_defects.models.trainers import make_trainer

@@ -11,12 +11,15 @@ import numpy as np
 import pytest
 from support import PROJECT
 
+from metal_defects.cli.predict import load_keras
 from metal_defects.components import c09_model_export
 from metal_defects.config import Settings
 from metal_defects.data.snapshots import SPLITS
 from metal_defects.files import sha256_file, write_json
+from metal_defects.inference.answer import Prediction
 from metal_defects.inference.bundle import load_bundle
-from metal_defects.inference.predictor import Prediction, Predictor, open_graph
+from metal_defects.inference.predictor import Predictor
+from metal_defects.inference.runtime import open_graph
 from metal_defects.metrics import classification_metrics
 from metal_defects.models.custom_cnn import build_custom_cnn
 from metal_defects.models.networks import assemble, build_backbone, build_feature_model, build_head, pool_moments
@@ -127,17 +130,17 @@ def exported(artifacts: Path) -> Path:
 
 
 def test_float32_answers_as_keras_on_every_image(exported: Path) -> None:
-    parity = load_bundle(exported / "bundle").card["variants"]["float32"]["parity"]
-    assert parity["ok"] and parity["images"] == parity["labels_equal"] == 3 * (COUNTS["valid"] + COUNTS["test"])
-    assert 0 <= parity["max_difference"] <= 1e-4
+    parity = load_bundle(exported / "bundle").card.variants["float32"].parity
+    assert parity.ok and parity.images == parity.labels_equal == 3 * (COUNTS["valid"] + COUNTS["test"])
+    assert 0 <= parity.max_difference <= 1e-4
 
 
 def test_bundle_says_what_it_is(exported: Path, artifacts: Path) -> None:
     bundle = load_bundle(exported / "bundle")
     assert bundle.classes == tuple(CLASSES) and bundle.notice == "Drawn."
-    assert bundle.card["provenance"]["manifest_sha256"] == sha256_file(artifacts / "01_data_ingestion/manifest.csv")
-    accuracy = bundle.card["variants"]["float32"]["test_accuracy"]
-    assert accuracy["value"] == bundle.card["metrics"]["test"]["accuracy"]["value"] > 0.9
+    assert bundle.card.provenance.manifest_sha256 == sha256_file(artifacts / "01_data_ingestion/manifest.csv")
+    accuracy = bundle.card.variants["float32"].test_accuracy
+    assert accuracy.value == bundle.card.metrics["test"].accuracy.value > 0.9
     assert accuracy["low"] < accuracy["value"] and accuracy["n"] == 3 * COUNTS["test"]
 
 
@@ -145,23 +148,22 @@ def test_parity_table_has_a_row_per_variant(exported: Path) -> None:
     with (exported / "parity.csv").open(newline="") as stream:
         rows = {row["variant"]: row for row in csv.DictReader(stream)}
     assert list(rows) == ["keras", "float32", "int8"]
-    default = load_bundle(exported / "bundle").card["default"]
+    default = load_bundle(exported / "bundle").card.default
     assert [name for name, row in rows.items() if row["is_default"] == "True"] == [default]
     assert int(rows["int8"]["bytes"]) < int(rows["float32"]["bytes"])
     assert (exported / "variants.png").stat().st_size > 5000
 
 
 def test_int8_keeps_the_labels(exported: Path) -> None:
-    parity = load_bundle(exported / "bundle").card["variants"]["int8"]["parity"]
-    assert parity["labels_equal"] >= parity["images"] - 1
+    parity = load_bundle(exported / "bundle").card.variants["int8"].parity
+    assert parity.labels_equal >= parity.images - 1
 
 
 def test_runtimes_agree_on_files(exported: Path) -> None:
     rng = np.random.default_rng(1)
     images = [draw(n % 3, rng) for n in range(12)]
     onnx, keras = (
-        list(Predictor.load(exported / "bundle", variant="float32", runtime=runtime).predict_many(images))
-        for runtime in ("onnx", "keras")
+        list(load(exported / "bundle", variant="float32").predict_many(images)) for load in (Predictor.load, load_keras)
     )
     for one, other in zip(onnx, keras, strict=True):
         assert isinstance(one, Prediction) and one.label == other.label

@@ -6,21 +6,16 @@
 # Nothing is written outside /tmp: add --read-only --tmpfs /tmp --cap-drop ALL where that is wanted.
 
 FROM python:3.12.13-slim-trixie AS builder
-WORKDIR /app
-COPY requirements-serve.txt constraints.txt ./
+WORKDIR /build
+COPY pyproject.toml setup.py README.md LICENSE constraints.txt params.yaml schema.yaml ./
+COPY config config
+COPY bundles bundles
+COPY src src
 RUN python -m venv --without-pip /opt/venv \
-    && pip --python /opt/venv/bin/python install --no-cache-dir -r requirements-serve.txt
+    && pip --python /opt/venv/bin/python install --no-cache-dir -c constraints.txt ".[serve,app]"
 # What no program of the image opens: tests, C headers, notebook widgets, Arrow's own network protocols.
 RUN find /opt/venv -depth \( -type d \( -name tests -o -name include -o -name nbextension -o -path '*/share/jupyter' \) \
     -o -path '*/pyarrow/*flight*' -o -path '*/pyarrow/*s3*' \) -exec rm -rf {} +
-COPY main.py st_app_predict.py params.yaml schema.yaml ./
-COPY .streamlit .streamlit
-COPY config config
-COPY docker docker
-COPY src src
-COPY bundles bundles
-# A read-only container cannot keep what it compiles, so it is compiled here.
-RUN python -m compileall -q --invalidation-mode unchecked-hash src
 
 FROM python:3.12.13-slim-trixie
 LABEL org.opencontainers.image.title="metal-defects" \
@@ -39,7 +34,9 @@ ENV PATH="/opt/venv/bin:$PATH" \
     STREAMLIT_BROWSER_GATHER_USAGE_STATS=false
 WORKDIR /app
 COPY --from=builder /opt/venv /opt/venv
-COPY --from=builder /app /app
+COPY st_app_predict.py ./
+COPY .streamlit .streamlit
+COPY docker docker
 USER 10001:10001
 EXPOSE 8000
 HEALTHCHECK --interval=30s --timeout=10s --start-period=20s --start-interval=1s \

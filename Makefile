@@ -1,7 +1,8 @@
-# make run    virtual environment, pinned requirements, the full pipeline
-# make test   the same with the test extras, then all tests
+# make run    virtual environment, pinned packages, the full pipeline
+# make test   the same with the test extras, the linters, then all tests with their coverage
 # make app    the web app, from an environment of its own without TensorFlow
 # make serve  the REST API, from the same environment
+# make docs   the documentation, into site/
 # make run GPU=1 installs TensorFlow's GPU build; make run ARGS="--data DIR" passes options on.
 
 PYTHON ?= python3
@@ -9,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SERVE := .venv-serve
 REQUIREMENTS := $(if $(GPU),requirements-gpu.txt,requirements.txt)
-PINS := requirements-base.txt constraints.txt pyproject.toml
+PINS := constraints.txt pyproject.toml
 ARGS ?=
 
 define make_environment
@@ -18,7 +19,7 @@ $(PYTHON) -m venv $(1) || { echo "The venv module is missing: apt-get install py
 $(1)/bin/pip install --quiet --disable-pip-version-check -r $(2)
 endef
 
-.PHONY: run app serve test test-fast lint notebook clean
+.PHONY: run app serve test test-fast lint docs notebook clean
 
 run: $(VENV)/.installed
 	$(BIN)/python main.py $(if $(ARGS),run $(ARGS))
@@ -30,29 +31,34 @@ serve: $(SERVE)/.installed
 	$(SERVE)/bin/python main.py serve $(ARGS)
 
 test: $(VENV)/.installed-test lint
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --cov --cov-report=term $(ARGS)
 
 test-fast: $(VENV)/.installed-test lint
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+docs: $(VENV)/.installed-test
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 notebook: $(VENV)/.installed-test
 	$(BIN)/python research/run_notebook.py
 
 clean:
-	rm -rf artifacts logs
+	rm -rf artifacts logs build site
 
 $(VENV)/.installed: $(REQUIREMENTS) $(PINS)
 	$(call make_environment,$(VENV),$(REQUIREMENTS))
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@
 
-$(VENV)/.installed-test: $(VENV)/.installed requirements-test.txt requirements-serve.txt
+$(VENV)/.installed-test: $(VENV)/.installed requirements-test.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-test.txt
 	touch $@
 
-$(SERVE)/.installed: requirements-serve.txt constraints.txt
+$(SERVE)/.installed: requirements-serve.txt $(PINS)
 	$(call make_environment,$(SERVE),requirements-serve.txt)
 	touch $@

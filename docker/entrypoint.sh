@@ -12,10 +12,10 @@ app)
     ;;
 api)
     shift
-    exec python main.py serve --host 0.0.0.0 --port "$PORT" "$@"
+    exec metal-defects serve --host 0.0.0.0 --port "$PORT" "$@"
     ;;
 predict)
-    exec python main.py "$@"
+    exec metal-defects "$@"
     ;;
 *)
     exec "$@"

@@ -10,11 +10,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 import typer
 
 from metal_defects.config import load_settings
+from metal_defects.data.manifest import SourceCard
 from metal_defects.errors import UserError
-from metal_defects.files import read_json, write_text
+from metal_defects.files import write_text
 from metal_defects.log import console, library_noise_to
+from metal_defects.pipeline.artifacts import SOURCE
 from metal_defects.pipeline.runner import LOCK
 from metal_defects.pipeline.table import STAGES
+from metal_defects.records import read_record
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -50,7 +53,7 @@ def main(
     with library_noise_to(paths.logs / "libraries.log"):
         notebook = execute(NOTEBOOK)
     strip_volatile(notebook)
-    images = Path(read_json(folder / STAGES[0].name / "source.json")["root"])
+    images = Path(read_record(folder / SOURCE.name, SourceCard).root)
     refuse_paths(notebook, [PROJECT, folder, images, Path.home()])
     import nbformat
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from support import PROJECT
 
+from metal_defects import download
 from metal_defects.config import Settings, load_settings
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -21,6 +22,13 @@ def make_settings(tmp_path: Path) -> Callable[..., Settings]:
         return load_settings(PROJECT, [*folders, *overrides], environment={})
 
     return make
+
+
+@pytest.fixture
+def unasked_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No server is known to be silent, and those of this machine are asked directly."""
+    monkeypatch.setattr(download, "_silent_hosts", {})
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 
 @pytest.fixture(scope="session")

@@ -1,3 +1,3 @@
 """Staged training of calibrated surface-defect classifiers."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"

@@ -189,7 +189,7 @@ def test_network_from_scratch_goes_all_the_way(empty: Workshop, images: Path) ->
     workshop = empty.with_settings(*quick, "hyperparameter_tuning.from_scratch_epochs=1")
     assert_success(workshop.run("run", "--models", "custom_cnn"))
     assert "validation images" in workshop.read("08_model_evaluation/evaluation.json")["protocol"]["note"]
-    assert "validation images" in (workshop.stage("08") / "report.html").read_text()
+    assert "validation images" in (workshop.stage("10") / "report.html").read_text()
     answer = workshop.run("predict", "--json", str(next((images / "IMAGES").iterdir())))
     assert_success(answer)
     assert json.loads(answer.stdout)["verdict"] in ("accept", "review", "unknown")

@@ -1,6 +1,6 @@
 """The image without an engine: the build steps and command lines of the Dockerfile, in folders of this test.
 
-/opt/venv, /app and /tmp of the image are folders here; `python` and `pip` of its base are this interpreter's own.
+/build, /opt/venv, /app and /tmp of the image are folders here; `python` and `pip` of its base are this interpreter's.
 """
 
 import json
@@ -45,7 +45,7 @@ class Image:
 
     def inside(self, text: str) -> str:
         """The text with the image's folders as they are called here."""
-        return re.sub(r"(?<![\w./-])/(?=(opt/venv|app|tmp)\b)", f"{self.root}/", text)
+        return re.sub(r"(?<![\w./-])/(?=(build|opt/venv|app|tmp)\b)", f"{self.root}/", text)
 
     def command(self, *arguments: str) -> list[str]:
         """ENTRYPOINT with these arguments, or with CMD."""
@@ -92,7 +92,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
     """Both stages, one step after the other."""
     root = tmp_path_factory.mktemp("image")
     tools = root / "base" / "bin"
-    for folder in (root / "app", root / "tmp", tools):
+    for folder in (root / "build", root / "app", root / "tmp", tools):
         folder.mkdir(parents=True)
     for name, call in (("python", ""), ("pip", " -m pip")):
         tool = tools / name
@@ -104,15 +104,18 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
     network = {name: value for name, value in os.environ.items() if name.startswith("PIP_") or "proxy" in name.lower()}
     for name, text in builder.steps:
         if name == "COPY":
-            *sources, target = text.split()
-            _copy(sources, root / "app" / target)
+            _copy(text, root / "build")
         elif name == "RUN":
             step = ["/bin/sh", "-ec", image.inside(text)]
             environment = network | {"PATH": path, "HOME": str(root)}
-            done = subprocess.run(step, cwd=root / "app", env=environment, capture_output=True, text=True)
+            done = subprocess.run(step, cwd=root / "build", env=environment, capture_output=True, text=True)
             assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
         else:
-            assert (name, text) == ("WORKDIR", "/app")
+            assert (name, text) == ("WORKDIR", "/build")
+    shutil.rmtree(root / "build")  # the final stage takes /opt/venv alone
+    for text in final.all("COPY"):
+        if not text.startswith("--from="):
+            _copy(text, root / "app")
     variables = {name: image.inside(value) for name, value in final.pairs("ENV").items()}
     return Image(root, variables | {"PATH": variables["PATH"].replace("$PATH", "/usr/bin:/bin")})
 
@@ -127,7 +130,7 @@ def nothing_is_written(image: Image) -> Iterator[None]:
 
 @pytest.fixture
 def sample(image: Image) -> Path:
-    return min((image.root / "app" / "src" / "metal_defects" / "app" / "samples").iterdir())
+    return min((image.root / "opt").rglob("metal_defects/app/samples/*.png"))
 
 
 def test_environment_lacks_everything_of_training(image: Image) -> None:
@@ -210,14 +213,15 @@ def test_health_check_fails_where_nothing_listens(image: Image) -> None:
     assert not image.is_healthy(_find_free_port())
 
 
-def _copy(sources: list[str], target: Path) -> None:
+def _copy(text: str, folder: Path) -> None:
     """What COPY does: a folder's content goes into the target, files keep their names."""
+    *sources, target = text.split()
     files = list(Context(PROJECT).files())
     for source in sources:
         found = [file for file in files if file == source or file.startswith(f"{source}/")]
         assert found, f"COPY finds no {source}"
         for file in found:
-            place = target / (file.removeprefix(f"{source}/") if file != source else file)
+            place = folder / target / (file.removeprefix(f"{source}/") if file != source else file)
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(PROJECT / file, place)
 

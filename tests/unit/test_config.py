@@ -27,7 +27,6 @@ def test_shipped_files_are_valid() -> None:
         ("nothing.at.all=5", ["there is no setting 'nothing.at.all'", "training"]),
         ("data.source=url", ["config/config.yaml", "data.url"]),
         ("data.sha256=abc", ["config/config.yaml", "'data.sha256'", "Got 'abc'"]),
-        ("model_builder.models=[vgg]", ["params.yaml", "efficientnet_lite0", "Got 'vgg'"]),
         ("model_builder.models=[vgg16, vgg16]", ["params.yaml", "named once"]),
         ("data_ingestion.split={train: 0.8, test: 0.4}", ["params.yaml", "add up to more than 1", "1.2"]),
         ("data_ingestion.split={train: 0.5, test: 60}", ["params.yaml", "whole numbers"]),

@@ -1,6 +1,5 @@
 """Tests of what builds, ships and runs the image: linters, and rules that no linter knows."""
 
-import ast
 import re
 import shutil
 import subprocess
@@ -14,12 +13,6 @@ from support import PROJECT
 from support.dockerfile import Context, Stage, read_stages
 
 WORKFLOWS = sorted((PROJECT / ".github" / "workflows").glob("*.yml"))
-TRAINING = {"tensorflow", "tensorflow-cpu", "keras", "scikit-learn", "scipy", "matplotlib", "joblib", "torch"}
-# Imported where somebody asks for --runtime keras or --adapt.
-NEED_TRAINING = {"metal_defects.trust.answer", "metal_defects.evaluation.adaptation"}
-# Where a package is imported by another name than it is installed by.
-IMPORT_NAMES = {"pillow": "PIL", "pyyaml": "yaml", "python-box": "box"}
-BROUGHT_ALONG = {"pandas", "altair"}  # by streamlit, whose elements take them
 
 
 @pytest.fixture(scope="module")
@@ -82,13 +75,13 @@ def test_entrypoint_is_executable() -> None:
 
 def test_everything_that_is_copied_is_in_the_context(stages: list[Stage], context: Context) -> None:
     files = set(context.files())
-    sources = [source for text in stages[0].all("COPY") for source in text.split()[:-1]]
+    sources = _list_copied(stages)
     missing = [source for source in sources if not any(f"{file}/".startswith(f"{source}/") for file in files)]
     assert not missing
 
 
 def test_everything_in_the_context_is_copied(stages: list[Stage], context: Context) -> None:
-    sources = [source for text in stages[0].all("COPY") for source in text.split()[:-1]]
+    sources = _list_copied(stages)
     unused = [file for file in context.files() if not any(f"{file}/".startswith(f"{source}/") for source in sources)]
     assert not unused
 
@@ -108,56 +101,22 @@ def test_everything_in_the_context_is_copied(stages: list[Stage], context: Conte
         "tests/conftest.py",
         "research/notebook.ipynb",
         "requirements.txt",
+        "main.py",
+        "docs/index.md",
         "id_rsa",
         "config/.DS_Store",
         "src/metal_defects/__pycache__/cli.cpython-312.pyc",
         "src/metal_defects/api/__pycache__/routes.cpython-312.pyc",
-        "src/metal_defects/components/c06_model_training_evaluation.py",
-        "src/metal_defects/models/networks.py",
+        "src/metal_defects.egg-info/PKG-INFO",
     ],
 )
 def test_context_leaves_out(context: Context, path: str) -> None:
     assert not context.holds(path)
 
 
-def test_modules_of_the_image_import_no_module_outside_of_it(context: Context) -> None:
-    """What needs the training environment does; it says what is missing when somebody asks for it."""
-    files = {file for file in context.files() if file.endswith(".py")}
-    outside = {
-        (file, module)
-        for file in files - {"src/metal_defects/cli.py"}
-        for module in _list_imports(PROJECT / file)
-        if module.startswith("metal_defects.")
-        and module not in NEED_TRAINING
-        and not {f"src/{module.replace('.', '/')}.py", f"src/{module.replace('.', '/')}/__init__.py"} & files
-    }
-    assert not outside
-
-
-def test_serving_requirements_name_every_package_that_serving_imports(context: Context) -> None:
-    named = {IMPORT_NAMES.get(name, name.replace("-", "_")) for name in _read_pins("requirements-serve.txt")}
-    files = [file for file in context.files() if file.endswith(".py") and not file.startswith("docker/")]
-    imported = {module.split(".")[0] for file in files for module in _list_imports(PROJECT / file)}
-    allowed = {"metal_defects", "keras", "sklearn"} | BROUGHT_ALONG | set(sys.stdlib_module_names)
-    assert imported - named == imported & allowed
-
-
-def test_serving_requirements_hold_nothing_of_training() -> None:
-    assert not TRAINING & set(_read_pins("requirements-serve.txt"))
-
-
-def test_a_package_has_one_version_in_all_requirements() -> None:
-    constraints = _read_pins("constraints.txt")
-    for path in PROJECT.glob("requirements*.txt"):
-        for name, versions in _read_pins(path.name).items():
-            assert versions <= constraints.get(name, versions), f"{path.name}: {name}"
-    assert set(_read_pins("requirements-serve.txt")) <= set(constraints)
-
-
-def test_constraints_say_how_they_were_made() -> None:
-    command = (PROJECT / "constraints.txt").read_text(encoding="utf-8").splitlines()[1]
-    for name in ("requirements.txt", "requirements-serve.txt", "requirements-test.txt", "-o constraints.txt"):
-        assert f" {name}" in command
+def test_image_holds_what_the_extras_of_serving_bring(stages: list[Stage]) -> None:
+    install = next(text for text in stages[0].all("RUN") if " install " in text)
+    assert '-c constraints.txt ".[serve,app]"' in install
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
@@ -230,25 +189,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
-def _read_pins(name: str) -> dict[str, set[str]]:
-    """Versions by package."""
-    text = (PROJECT / name).read_text(encoding="utf-8")
-    pins: dict[str, set[str]] = {}
-    for package, version in re.findall(r"^([\w.-]+)(?:\[[\w-]+\])?==([\w.]+)", text, flags=re.MULTILINE):
-        pins.setdefault(package.lower(), set()).add(version)
-    return pins
-
-
-def _list_imports(path: Path) -> set[str]:
-    """Modules that a file imports, at its top or inside of functions, unless only a type checker would."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-            node.body = []
-    found: set[str] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module)
-    return found
+def _list_copied(stages: list[Stage]) -> list[str]:
+    """What COPY takes out of the context, in all stages."""
+    copied = [text for stage in stages for text in stage.all("COPY") if not text.startswith("--from=")]
+    return [source for text in copied for source in text.split()[:-1]]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metal_defects.files import atomic_path, read_json, sha256_file, sha256_json, write_json, write_text
+from metal_defects.files import atomic_folder, atomic_path, read_json, sha256_file, sha256_json, write_json, write_text
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -47,6 +47,28 @@ def test_block_that_removes_its_file_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), atomic_path(tmp_path / "a.txt") as partial:
         partial.unlink()
     assert not list(tmp_path.iterdir())
+
+
+def test_atomic_folder_appears_only_when_complete(tmp_path: Path) -> None:
+    target = tmp_path / "set"
+    with pytest.raises(RuntimeError), atomic_folder(target) as partial:
+        (partial / "half").touch()
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+    with atomic_folder(target) as partial:
+        (partial / "whole").touch()
+        assert not target.exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+
+
+def test_atomic_folder_keeps_what_another_process_finished(tmp_path: Path) -> None:
+    target = tmp_path / "set"
+    with atomic_folder(target) as partial:
+        (partial / "mine").touch()
+        target.mkdir()
+        (target / "theirs").touch()
+    assert [path.name for path in target.iterdir()] == ["theirs"]
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
 
 def test_text_is_utf8_with_its_line_ends(tmp_path: Path) -> None:

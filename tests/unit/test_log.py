@@ -1,5 +1,6 @@
 """The log: one line per event in the file, what matters on the terminal, nothing twice."""
 
+import io
 import logging
 import os
 import re
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from support import PROJECT
 
 from metal_defects import log
@@ -211,6 +213,17 @@ def test_an_error_is_not_told_as_an_end(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(ZeroDivisionError), progress_bar() as bar:
         bar.add_task("Training", total=2, note="")
         raise ZeroDivisionError
+    assert read_lines(path) == []
+
+
+def test_a_terminal_has_a_bar_and_no_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log, "LONG_SECONDS", 0)
+    path, screen = start(tmp_path), io.StringIO()
+    monkeypatch.setattr(log, "console", Console(file=screen, force_terminal=True, width=100))
+    with progress_bar() as bar:
+        bar.update(bar.add_task("Training", total=20, note=""), advance=7, note="val_loss 0.250")
+        bar.refresh()
+    assert re.search(r"Training .*7/20.*val_loss 0\.250", screen.getvalue())
     assert read_lines(path) == []
 
 

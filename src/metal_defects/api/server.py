@@ -47,13 +47,13 @@ def run_server(settings: Settings, bundle: Path | None = None, is_insecure: bool
     api_key = os.environ.get(ENV_KEY, "").strip() or None
     require_safe_address(limits.host, api_key, is_insecure)
     listener = open_listener(limits.host, limits.port)
-    log_as_json()
     folder = find_bundle(settings.config.paths.artifacts, bundle)
     # One more than there are cores: while a thread waits for the interpreter, another keeps its core busy.
     threads = count_cores() + 1
     predictor = Predictor.load(folder, threads=1)
     _warm_up(predictor)
     sys.setswitchinterval(SWITCH_SECONDS)
+    log_as_json()
     app = create_app(predictor, limits, threads, api_key)
     options = uvicorn.Config(
         app, log_config=None, access_log=False, server_header=False, ws="none", proxy_headers=False,

@@ -11,7 +11,7 @@ from metal_defects.data.annotations import Boxes, choose_annotation, read_boxes
 from metal_defects.data.duplicates import ImagePrint, find_matches, group_matches, take_print
 from metal_defects.data.imaging import ImageError, decode_image
 from metal_defects.data.layouts import ImageSet, LabelledFile, read_image_set
-from metal_defects.data.manifest import Attempt, LeftOut, ManifestRow, SourceCard
+from metal_defects.data.manifest import LeftOut, ManifestRow, SourceCard
 from metal_defects.data.sources import Source
 from metal_defects.data.splits import Assignment, Item, assign_splits
 from metal_defects.data.validation import (
@@ -161,5 +161,5 @@ def _describe_source(source: Source, image_set: ImageSet) -> SourceCard:
         layout=image_set.layout,
         classes=image_set.classes,
         notice=source.notice,
-        attempts=tuple(Attempt(**attempt) for attempt in source.attempts),
+        attempts=source.attempts,
     )

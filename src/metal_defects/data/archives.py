@@ -5,22 +5,27 @@ import lzma
 import shutil
 import stat
 import tarfile
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 from metal_defects.errors import DataError
-from metal_defects.files import sha256_file
+from metal_defects.files import atomic_folder, sha256_file
 from metal_defects.log import logger
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
 _DAMAGED = (
-    zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    gzip.BadGzipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    NotImplementedError,
 )
 _CHUNK = 1 << 20
 
@@ -101,26 +106,6 @@ def unpack(archive: Path, folder: Path, limits: UnpackLimits | None = None) -> N
         raise DataError(f"The archive uses one name for a file and a folder. Got {error.filename} instead.") from error
 
 
-@contextmanager
-def atomic_folder(target: Path) -> Iterator[Path]:
-    """Yield a temporary sibling folder that becomes `target` when the block ends without an error.
-
-    Where another process was quicker, its `target` stays.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=target.parent))
-    try:
-        yield partial
-        partial.chmod(0o755)
-        try:
-            partial.rename(target)
-        except OSError:
-            if not target.is_dir():
-                raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
 def _read_members(archive: Path) -> Iterator[_Member]:
     if zipfile.is_zipfile(archive):
         yield from _read_zip(archive)
@@ -139,7 +124,7 @@ def _read_zip(archive: Path) -> Iterator[_Member]:
             kind = stat.S_IFMT(info.external_attr >> 16)
             if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
                 raise _refuse(archive, info.filename, "is a link or a device")
-            yield _Member(info.filename, info.file_size, info.is_dir(), lambda info=info: stream.open(info))
+            yield _Member(info.filename, info.file_size, info.is_dir(), partial(stream.open, info))
 
 
 def _read_tar(archive: Path) -> Iterator[_Member]:
@@ -147,7 +132,9 @@ def _read_tar(archive: Path) -> Iterator[_Member]:
         for info in stream:
             if not (info.isfile() or info.isdir()):
                 raise _refuse(archive, info.name, "is a link or a device")
-            yield _Member(info.name, info.size, info.isdir(), lambda info=info: stream.extractfile(info))
+            # None for links and devices only
+            open_file = cast(Callable[[], IO[bytes]], partial(stream.extractfile, info))
+            yield _Member(info.name, info.size, info.isdir(), open_file)
 
 
 def _check_limits(archive: Path, count: int, total: int, archive_bytes: int, limits: UnpackLimits) -> None:

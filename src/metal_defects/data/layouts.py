@@ -80,7 +80,7 @@ def read_image_set(folder: Path, schema: DataSchema) -> ImageSet:
     Raises:
         DataError: nothing like an image set is there, or several are, or none of its classes is in the schema.
     """
-    root = find_root(folder, schema)
+    root = find_image_root(folder, schema)
     if root is None:
         raise DataError(
             "There is no image set here: expected train/valid/test folders, one folder per class, or images named "
@@ -126,7 +126,7 @@ def read_image_set(folder: Path, schema: DataSchema) -> ImageSet:
     )
 
 
-def find_root(folder: Path, schema: DataSchema) -> Path | None:
+def find_image_root(folder: Path, schema: DataSchema) -> Path | None:
     """The folder, at most two levels down, where an image set starts; None where there is none.
 
     Raises:

@@ -79,8 +79,9 @@ class Network(ModelSpec):
     """A whole classifier that is always trained from scratch.
 
     Attributes:
-        build_classifier: makes it from the side of the images in pixels, the number of classes, and the keywords
-            `dropout`, `l2` and those of `search_space`; uint8 (batch, side, side, 3) to probabilities.
+        build_classifier: makes it, under the name of the row, from the side of the images in pixels, the number of
+            classes, and the keywords `dropout`, `l2` and those of `search_space`; uint8 (batch, side, side, 3) to
+            probabilities.
         search_space: arguments of its own that tuning varies, each a list of values under `hyperparameter_tuning`.
         find_maps: names of the layers whose feature maps the defect locator may use, shallow to deep.
     """

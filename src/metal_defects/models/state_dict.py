@@ -5,7 +5,6 @@ import math
 import mmap
 import pickle
 import pickletools
-import struct
 import zipfile
 from collections import OrderedDict
 from collections.abc import Collection, Mapping
@@ -33,21 +32,6 @@ _DTYPES = {
     "ByteStorage": "u1",
     "BoolStorage": "?",
 }
-# What damage raises here, in pickle and in zipfile (impossible seeks, unknown versions, encryption).
-_DAMAGES = (
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    EOFError,
-    ArithmeticError,
-    MemoryError,
-    OSError,
-    RuntimeError,
-    struct.error,
-    pickle.UnpicklingError,
-    zipfile.BadZipFile,
-)
 
 
 class _RefusedError(Exception):
@@ -96,7 +80,7 @@ def read_state_dict(path: Path) -> dict[str, np.ndarray]:
             raise WeightsError(
                 f"{path.name} must be a PyTorch state dict: names and tensors, nothing else. Got {error} in {path}."
             ) from None
-        except _DAMAGES as error:
+        except Exception as error:  # damage raises all kinds of errors in pickle and in zipfile
             reason = f"{type(error).__name__}, {str(error)[:120]}"
             raise WeightsError(f"{path.name} is damaged; remove it or fetch it anew. Got {path} ({reason}).") from error
 
@@ -166,44 +150,37 @@ class _StateDictUnpickler(pickle.Unpickler):
         raise _RefusedError(f"a reference to {module[:40]}.{name[:40]}")
 
     def persistent_load(self, reference: Any) -> Storage:
-        kind, dtype, key, _device, length, *view = reference
-        if _expect(str, kind) != "storage" or any(part is not None for part in view):
-            raise _RefusedError(f"a reference to a part of a {kind[:40]}")
-        if _expect(int, length) < 0:
-            raise ValueError("a storage has a negative length")
-        return Storage(_expect(str, key), np.dtype(_DTYPES[dtype]), length)
+        match reference:
+            case ("storage", str(dtype), str(key), _, int(length), *view) if length >= 0 and view in ([], [None]):
+                return Storage(key, np.dtype(_DTYPES[dtype]), length)
+        raise _RefusedError("a reference to something other than a whole storage")
 
     def _declare_tensor(self, storage: Any, offset: Any, shape: Any, strides: Any, *_rest: Any) -> Tensor:
-        for number in (offset, *_expect(tuple, shape), *_expect(tuple, strides)):
-            _expect(int, number)
-        return Tensor(_expect(Storage, storage), offset, shape, strides)
+        match storage, offset, shape, strides:
+            case Storage(), int(), tuple(), tuple():
+                return Tensor(storage, offset, shape, strides)
+        raise TypeError("a tensor is declared by something other than a storage, an offset, a shape and strides")
 
     def _unwrap_parameter(self, tensor: Any, *_rest: Any) -> Any:
         return tensor
 
 
-def _expect(kind: type, value: Any) -> Any:
-    if not isinstance(value, kind):
-        raise TypeError(f"a pickle has a {type(value).__name__} in place of a {kind.__name__}")
-    return value
-
-
-def _load(stream: "io.BytesIO | mmap.mmap") -> Any:
+def _load(stream: Any) -> Any:
     """The value of the next pickle in `stream`, which is left just behind it.
 
     Args:
-        stream: one that never allocates more than it holds, whatever length is asked of it.
+        stream: bytes in memory or a mapped file: neither allocates more than it holds, whatever length is asked of it.
     """
     start = stream.tell()
-    for opcode, argument, position in pickletools.genops(stream):
-        # The unpickler's memo grows to the highest number in the file, even one of 64 GB.
-        if opcode.name in ("PUT", "LONG_BINPUT") and argument > position:
-            raise ValueError(f"a pickle counts to {argument} within {position} bytes")
+    # The unpickler's memo grows to the highest number in the file, be it one of 64 GB.
+    numbers = [argument or 0 for opcode, argument, _ in pickletools.genops(stream) if "PUT" in opcode.name]
+    if max(numbers, default=0) > stream.tell() - start:
+        raise ValueError(f"a pickle counts to {max(numbers)} within {stream.tell() - start} bytes")
     stream.seek(start)
     return _StateDictUnpickler(stream).load()
 
 
-def _read_legacy(stream: BinaryIO) -> tuple[dict[str, Tensor], dict[str, np.ndarray]]:
+def _read_legacy(stream: BinaryIO) -> tuple[dict[str, Tensor], dict[str, bytes]]:
     """Five pickles (magic number, protocol, system, object, storage keys), then each storage: its length, its bytes."""
     # A map, unlike a file, never allocates what a damaged length asks for beyond its end.
     with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
@@ -219,13 +196,13 @@ def _read_legacy(stream: BinaryIO) -> tuple[dict[str, Tensor], dict[str, np.ndar
             storage = expected.pop(key)
             if mapped.read(8) != storage.length.to_bytes(8, "little"):
                 raise ValueError(f"storage {key} has not the declared {storage.length} values")
-            storages[key] = _decode(storage, mapped.read(storage.size))
+            storages[key] = mapped.read(storage.size)
         if expected:
             raise ValueError(f"{len(expected)} storages are missing")
         return tensors, storages
 
 
-def _read_zip(stream: BinaryIO) -> tuple[dict[str, Tensor], dict[str, np.ndarray]]:
+def _read_zip(stream: BinaryIO) -> tuple[dict[str, Tensor], dict[str, bytes]]:
     """An archive without compression: `<top>/data.pkl`, `<top>/byteorder` and one `<top>/data/<key>` per storage."""
     size = stream.seek(0, io.SEEK_END)
     with zipfile.ZipFile(stream) as archive:
@@ -244,15 +221,17 @@ def _read_zip(stream: BinaryIO) -> tuple[dict[str, Tensor], dict[str, np.ndarray
             raise _RefusedError("another byte order")
         tensors = _named_tensors(_load(io.BytesIO(read("data.pkl"))))
         expected = _distinct_storages(tensors, size)
-        return tensors, {key: _decode(storage, read(f"data/{key}")) for key, storage in expected.items()}
+        return tensors, {key: read(f"data/{key}") for key in expected}
 
 
 def _named_tensors(value: Any) -> dict[str, Tensor]:
     if not isinstance(value, dict):
         raise _RefusedError(f"a {type(value).__name__}")
     for name, tensor in value.items():
+        if not isinstance(name, str):
+            raise _RefusedError(f"a name that is a {type(name).__name__}")
         if not isinstance(tensor, Tensor):
-            raise _RefusedError(f"a {type(tensor).__name__} named '{_expect(str, name)[:80]}'")
+            raise _RefusedError(f"a {type(tensor).__name__} named '{name[:80]}'")
     return value
 
 
@@ -268,22 +247,17 @@ def _distinct_storages(tensors: Mapping[str, Tensor], file_size: int) -> dict[st
     return storages
 
 
-def _decode(storage: Storage, data: bytes) -> np.ndarray:
+def _view(tensor: Tensor, data: bytes) -> np.ndarray:
+    """The tensor as a view of the bytes of its storage; NumPy checks that it stays inside."""
+    storage, itemsize = tensor.storage, tensor.storage.dtype.itemsize
     if len(data) != storage.size:
         raise ValueError(f"storage {storage.key} should take {storage.size:,} bytes, but has {len(data):,}")
-    return np.frombuffer(data, storage.dtype)
-
-
-def _view(tensor: Tensor, storage: np.ndarray) -> np.ndarray:
-    """The tensor as a view of its storage, checked to stay inside."""
     if min((tensor.offset, *tensor.shape, *tensor.strides)) < 0 or len(tensor.shape) != len(tensor.strides):
         raise ValueError("a tensor has an impossible shape")
     count = math.prod(tensor.shape)
-    last = tensor.offset + sum(stride * (side - 1) for side, stride in zip(tensor.shape, tensor.strides, strict=True))
-    # With a stride of zero a short storage could claim any size.
-    if count > len(storage) or (count and last >= len(storage)):
+    if count > storage.length:  # with a stride of zero a short storage could claim any size
         raise ValueError("a tensor reaches beyond its storage")
     if not count:
         return np.empty(tensor.shape, storage.dtype)
-    strides = [stride * storage.itemsize for stride in tensor.strides]
-    return np.lib.stride_tricks.as_strided(storage[tensor.offset :], tensor.shape, strides, writeable=False)
+    strides = [stride * itemsize for stride in tensor.strides]
+    return np.ndarray(tensor.shape, storage.dtype, data, tensor.offset * itemsize, strides)

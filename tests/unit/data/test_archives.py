@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from metal_defects.data.archives import UnpackLimits, atomic_folder, is_archive_name, unpack, unpack_beside
+from metal_defects.data.archives import UnpackLimits, is_archive_name, unpack, unpack_beside
 from metal_defects.errors import DataError
 
 FILES = {"set/a/1.png": b"one", "set/b/2.png": b"two" * 100, "set/empty.txt": b""}
@@ -87,9 +87,7 @@ def test_refuses_names_that_escape(tmp_path: Path, suffix: str, name: str, probl
     assert list(downloads.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    "kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE]
-)
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE])
 def test_refuses_links_and_devices_in_tar(tmp_path: Path, kind: bytes) -> None:
     archive = make_tar(tmp_path / "set.tar", {"a": b""}, type=kind, linkname="/etc/passwd")
     with pytest.raises(DataError, match="link or a device"):
@@ -163,25 +161,3 @@ def test_refuses_what_is_no_archive(tmp_path: Path) -> None:
 def test_refuses_a_name_that_is_file_and_folder(tmp_path: Path, suffix: str) -> None:
     with pytest.raises(DataError, match="file and a folder"):
         unpack_beside(make(tmp_path / f"set.{suffix}", {"a": b"1", "a/b": b"2"}), tmp_path / "d")
-
-
-def test_atomic_folder_appears_only_when_complete(tmp_path: Path) -> None:
-    target = tmp_path / "set"
-    with pytest.raises(RuntimeError), atomic_folder(target) as partial:
-        (partial / "half").touch()
-        raise RuntimeError
-    assert list(tmp_path.iterdir()) == []
-    with atomic_folder(target) as partial:
-        (partial / "whole").touch()
-        assert not target.exists()
-    assert [path.name for path in tmp_path.iterdir()] == ["set"]
-
-
-def test_atomic_folder_keeps_what_another_process_finished(tmp_path: Path) -> None:
-    target = tmp_path / "set"
-    with atomic_folder(target) as partial:
-        (partial / "mine").touch()
-        target.mkdir()
-        (target / "theirs").touch()
-    assert [path.name for path in target.iterdir()] == ["theirs"]
-    assert [path.name for path in tmp_path.iterdir()] == ["set"]

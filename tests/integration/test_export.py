@@ -101,7 +101,7 @@ def write_answer(artifacts: Path, images: np.ndarray, labels: np.ndarray) -> Non
     moments = keras.Model(opened.pixels, layers.Concatenate()(pooled)).predict(images, verbose=0)
     channels = {tap: opened.maps[tap].shape[-1] for tap in taps}
     guard = fit_guard(moments, labels, np.arange(len(labels)), 0.95, 0, channels)
-    maps = extract_maps(opened.pixels, opened.maps, images, len(images), artifacts / "maps")
+    maps = extract_maps(opened.pixels, opened.maps, images, artifacts / "maps")
     AnswerParts(0.8, guard, fit_locator(maps, labels, None, SIDE, 0)).save(folder)
     rules = {"unknown_distance": 1.0, "review_distance": None, "min_confidence": 0.5, "set_threshold": 0.3}
     locator = {"kind": "labels", "threshold": 0.5, "box_threshold": 0.5}

@@ -56,7 +56,8 @@ def main(data: Data, seeds: Seeds = "1,2,3") -> None:
         f"({100 * low:.2f} to {100 * high:.2f} %, as if the repetitions were independent).",
         "Seconds: training alone, from the snapshots to the best epoch's weights.",
     ]
-    report("custom_cnn", [table], notes, machine, {"repetitions": [row | {"test": row["test"].model_dump(mode="json")} for row in rows]})
+    repetitions = [row | {"test": row["test"].model_dump(mode="json")} for row in rows]
+    report("custom_cnn", [table], notes, machine, {"repetitions": repetitions})
 
 
 def _train(data: Path, seed: int) -> dict[str, Any]:

@@ -190,8 +190,7 @@ def write_random_mobilenet(file: Path, seed: int) -> None:
     import keras
 
     keras.utils.set_random_seed(seed)
-    keras.applications.MobileNetV2(weights=None, include_top=False).save_weights(file.with_suffix(".weights.h5"))
-    file.with_suffix(".weights.h5").replace(file)
+    keras.applications.MobileNetV2(weights=None, include_top=False).save(file)
 
 
 # --- the report ------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from support.evaluations import make_evaluation
 from support.stages import leave, leave_rows, make_context, place
 from support.workshop import read_rows
 
+from metal_defects.cli.predict import load_keras
 from metal_defects.components import c09_model_export
 from metal_defects.config import ImageSchema, Settings, load_settings
 from metal_defects.data.manifest import SPLITS, DataCard, ManifestRow
@@ -165,8 +166,7 @@ def test_runtimes_agree_on_files(exported: Path) -> None:
     rng = np.random.default_rng(1)
     images = [draw(n % 3, rng) for n in range(12)]
     onnx, keras = (
-        list(Predictor.load(exported / "bundle", variant="float32", runtime=runtime).predict_many(images))
-        for runtime in ("onnx", "keras")
+        list(load(exported / "bundle", variant="float32").predict_many(images)) for load in (Predictor.load, load_keras)
     )
     for one, other in zip(onnx, keras, strict=True):
         assert isinstance(one, Prediction) and one.label == other.label

@@ -5,6 +5,8 @@ import platform
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
@@ -15,14 +17,21 @@ import numpy as np
 import typer
 from rich.table import Table
 
-from metal_defects.config import load_settings
-from metal_defects.data.snapshots import load_labels
+from metal_defects.components.c05_callbacks import build_callbacks
+from metal_defects.config import Settings, load_settings
+from metal_defects.data.manifest import SPLITS, ImageRow, ManifestRow
+from metal_defects.data.snapshots import load_class_labels, load_labels
 from metal_defects.errors import UserError
-from metal_defects.files import read_json, write_json
+from metal_defects.files import write_json
 from metal_defects.log import console, library_noise_to
-from metal_defects.metrics import classification_metrics
+from metal_defects.metrics import Metrics, classification_metrics
+from metal_defects.models.results import ModelEntry, ModelList
+from metal_defects.models.training import MakeCallbacks, Training
+from metal_defects.pipeline.artifacts import IMAGES, LOADER, MANIFEST, MODELS, Artifact
+from metal_defects.pipeline.context import Stage
 from metal_defects.pipeline.digest import library_versions
-from metal_defects.pipeline.runner import Stage, StageContext, run_stages
+from metal_defects.pipeline.runner import run_stages
+from metal_defects.records import read_record, read_rows
 
 PROJECT = Path(__file__).resolve().parents[1]
 # What 240 of 300 images per class are; a tenth of them becomes the validation part.
@@ -37,9 +46,78 @@ Model = Annotated[
 Seeds = Annotated[str, typer.Option("--seeds", metavar="N,N,...", help="One repetition for each of these seeds.")]
 
 
+@dataclass(frozen=True)
+class Known:
+    """What is known of all images, in the order of `SPLITS`.
+
+    Attributes:
+        labels: class indices, (images,).
+        rows: of the manifest.
+        groups: images with the same value are copies of one another, (images,).
+    """
+
+    labels: np.ndarray
+    rows: list[ManifestRow]
+    groups: np.ndarray
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The results of some stages in a temporary folder.
+
+    Attributes:
+        settings: of the run.
+        scratch: folder for whatever a benchmark writes.
+    """
+
+    settings: Settings
+    scratch: Path
+
+    def path(self, artifact: Artifact) -> Path:
+        """Where an artifact lies."""
+        return self.settings.config.paths.artifacts / artifact.name
+
+    @property
+    def snapshots(self) -> Path:
+        """Folder of stage 03."""
+        return self.settings.config.paths.artifacts / LOADER
+
+    @cached_property
+    def classes(self) -> tuple[str, ...]:
+        """Names."""
+        return load_class_labels(self.snapshots).classes
+
+    @cached_property
+    def known(self) -> Known:
+        """Of all images."""
+        manifest = {row.path: row for row in read_rows(self.path(MANIFEST), ManifestRow)}
+        images = read_rows(self.path(IMAGES), ImageRow)
+        rows = [manifest[image.source] for split in SPLITS for image in images if image.split == split]
+        labels = np.array([self.classes.index(row.label) for row in rows], np.int32)
+        return Known(labels, rows, np.array([row.group for row in rows]))
+
+    @property
+    def training(self) -> Training:
+        """What every fit has in common."""
+        params = self.settings.params
+        return Training(
+            seed=params.seed,
+            image_size=params.data_preprocessing.image_size,
+            builder=params.model_builder,
+            training=params.training,
+            snapshots=self.snapshots,
+            banks=self.scratch / "banks",
+        )
+
+    @property
+    def make_callbacks(self) -> MakeCallbacks:
+        """The product's, for models that are thrown away."""
+        return partial(build_callbacks, self.settings.params.callbacks, is_trial=True)
+
+
 @contextmanager
-def workspace(stages: Sequence[Stage], *overrides: str) -> Iterator[StageContext]:
-    """Run stages in a temporary folder and yield a context that sees their results; the folder goes at the end.
+def workspace(stages: Sequence[Stage], *overrides: str) -> Iterator[Workspace]:
+    """Run stages in a temporary folder and yield their results; the folder goes at the end.
 
     Args:
         stages: the first rows of the table.
@@ -52,7 +130,9 @@ def workspace(stages: Sequence[Stage], *overrides: str) -> Iterator[StageContext
         console.print(f"Running stages {stages[0].number} to {stages[-1].number} ...", style="dim", highlight=False)
         with library_noise_to(folder / "libraries.log"):
             run_stages(stages, settings)
-            yield StageContext(settings, folder / "out", settings.config.paths.artifacts, folder / "resume")
+            scratch = folder / "scratch"
+            scratch.mkdir()
+            yield Workspace(settings, scratch)
 
 
 def use_data(data: Path) -> str:
@@ -65,23 +145,21 @@ def use_model(name: str) -> tuple[str, str]:
     return f"model_builder.models=[{name}]", "model_builder.on_missing_weights=error"
 
 
-def read_frozen_entry(ctx: StageContext) -> dict[str, Any]:
+def read_frozen_entry(place: Workspace) -> ModelEntry:
     """What stage 04 wrote of its one model.
 
     Raises:
         UserError: the model has no pretrained backbone.
     """
-    entry = read_json(ctx.artifacts / "04_model_builder" / "models.json")["models"][0]
-    if entry["kind"] != "frozen":
-        raise UserError(f"--model must name a pretrained model. Got {entry['name']} ({entry['weights']}).")
+    entry = read_record(place.path(MODELS), ModelList).models[0]
+    if not entry.is_frozen:
+        raise UserError(f"--model must name a pretrained model. Got {entry.name} ({entry.weights}).")
     return entry
 
 
-def score_test(ctx: StageContext, probabilities: np.ndarray) -> dict[str, Any]:
+def score_test(place: Workspace, probabilities: np.ndarray) -> Metrics:
     """Metrics of class probabilities, (images, classes), of the test split."""
-    snapshots = ctx.artifacts / "03_dataset_loader"
-    classes = read_json(snapshots / "class_labels.json")["classes"]
-    return classification_metrics(load_labels(snapshots, "test"), probabilities, classes)
+    return classification_metrics(load_labels(place.snapshots, "test"), probabilities, place.classes)
 
 
 def parse_seeds(text: str) -> list[int]:

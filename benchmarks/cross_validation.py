@@ -2,8 +2,6 @@
 
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -12,6 +10,7 @@ from _common import (
     Data,
     Model,
     Seeds,
+    Workspace,
     describe_machine,
     make_table,
     parse_seeds,
@@ -23,11 +22,8 @@ from _common import (
     workspace,
 )
 
-from metal_defects.data.manifest import SPLITS, read_manifest
-from metal_defects.data.snapshots import load_labels, load_snapshot
-from metal_defects.evaluation.cross_validation import hold_out
-from metal_defects.evaluation.split_results import read_image_rows
-from metal_defects.files import read_json
+from metal_defects.data.manifest import SPLITS
+from metal_defects.data.snapshots import load_snapshot
 from metal_defects.log import console
 from metal_defects.metrics import classification_metrics, format_accuracy
 from metal_defects.models.augmentation import augment
@@ -35,8 +31,9 @@ from metal_defects.models.feature_bank import BATCH, FeatureBank, fastest_engine
 from metal_defects.models.networks import build_feature_model
 from metal_defects.models.trainers import FrozenTrainer, make_trainer
 from metal_defects.models.training import HeadRecipe, class_weights, fit_head, predict_probabilities
-from metal_defects.pipeline.runner import StageContext
 from metal_defects.pipeline.table import STAGES
+from metal_defects.system import map_ordered
+from metal_defects.trust import folds as grouped
 
 Fold = dict[str, np.ndarray]
 
@@ -63,58 +60,59 @@ def main(
     machine, chosen_seeds = describe_machine(), parse_seeds(seeds)
     if taps not in ("default", "deep", "all"):
         raise typer.BadParameter(f"must be default, deep or all. Got '{taps}'.", param_hint="--taps")
-    with workspace(STAGES[:4], use_data(data), *use_model(model)) as ctx:
-        entry = read_frozen_entry(ctx)
+    with workspace(STAGES[:4], use_data(data), *use_model(model)) as place:
+        entry = read_frozen_entry(place)
         start_bank = time.perf_counter()
-        trainer = make_trainer(ctx, entry)
-        features = gather_features(ctx, trainer)
+        trainer = make_trainer(entry, place.training)
+        features = gather_features(place, trainer)
         bank_seconds = time.perf_counter() - start_bank
         recipe = HeadRecipe(**trainer.defaults() | {"taps": trainer.backbone.choose_taps(taps)})
-        repetitions = [_validate(ctx, trainer, features, recipe, folds, seed) for seed in chosen_seeds]
-    title = f"{entry['title']}, taps {taps}: {folds}-fold cross-validation"
+        repetitions = [_validate(place, trainer, features, recipe, folds, seed) for seed in chosen_seeds]
+    title = f"{entry.title}, taps {taps}: {folds}-fold cross-validation"
     table = make_table(title, "seed", "errors", "accuracy (95 %)", "log loss", "seconds")
     misjudged = make_table("Misjudged", "image", "seed", "true", "predicted", "confidence")
     for row in repetitions:
         numbers = (f"{row['log_loss']:.4f}", f"{row['seconds']:.0f}")
-        table.add_row(str(row["seed"]), str(len(row["errors"])), format_accuracy(row), *numbers)
+        table.add_row(str(row["seed"]), str(len(row["errors"])), row["accuracy"], *numbers)
         for error in row["errors"]:
             told = (error["true"], error["predicted"], f"{error['confidence']:.2f}")
             misjudged.add_row(error["source"], str(row["seed"]), *told)
     notes = [f"Feature bank of {features.shape[1]} images, {features.shape[0]} views: {bank_seconds:.0f} s, once."]
     result = {
-        "model": entry["name"],
+        "model": entry.name,
         "taps": taps,
         "folds": folds,
         "hyperparameters": trainer.defaults(),
-        "engine": trainer.details["engine"],
+        "engine": trainer.method.engine,
         "bank_seconds": round(bank_seconds, 1),
         "repetitions": repetitions,
     }
     report("cross_validation", [table, misjudged], notes, machine, result)
 
 
-def gather_features(ctx: StageContext, trainer: FrozenTrainer) -> np.ndarray:
+def gather_features(place: Workspace, trainer: FrozenTrainer) -> np.ndarray:
     """Features of all images in all views, float32 (1 + views, images, columns), in the order of `SPLITS`.
 
     The product's bank holds augmented views of the training images alone; here every image is trained on in some
     fold, so those of the others are added.
     """
-    bank, params = trainer.bank.features, ctx.settings.params
+    bank, training = trainer.bank.features, place.training
     clean = np.concatenate([bank[split][0] for split in SPLITS])
     passes = [clean]
     if trainer.views:
         model = build_feature_model(trainer.backbone, trainer.network, trainer.backbone.taps)
-        ctx.out.mkdir(parents=True, exist_ok=True)
-        _, run = fastest_engine(model, ctx.out)
-        snapshots = [load_snapshot(ctx.artifacts / "03_dataset_loader", split) for split in SPLITS[1:]]
+        _, run = fastest_engine(model, place.scratch)
+        snapshots = [load_snapshot(place.snapshots, split) for split in SPLITS[1:]]
         images = [image for snapshot in snapshots for image, _ in snapshot.as_numpy_iterator()]
         offset = bank["train"].shape[1]
-        with ThreadPoolExecutor() as pool:
-            for view in range(1, 1 + trainer.views):
-                keys = [(params.seed, view, offset + index) for index in range(len(images))]
-                augmented = list(pool.map(augment, images, [params.training.augmentation] * len(images), keys))
-                parts = [run(np.stack(augmented[i : i + BATCH])) for i in range(0, len(augmented), BATCH)]
-                passes.append(np.concatenate([bank["train"][view], *parts]))
+        augmentation, firsts = training.training.augmentation, range(0, len(images), BATCH)
+        for view in range(1, 1 + trainer.views):
+
+            def see(first: int, view: int = view) -> np.ndarray:
+                chosen = enumerate(images[first : first + BATCH], offset + first)
+                return run(np.stack([augment(one, augmentation, (training.seed, view, key)) for key, one in chosen]))
+
+            passes.append(np.concatenate([bank["train"][view], *map_ordered(see, firsts)]))
     return np.stack(passes)
 
 
@@ -128,41 +126,28 @@ def make_folds(labels: np.ndarray, groups: np.ndarray, count: int, valid_share: 
         valid_share: of the images outside the test fold, in (0, 0.5].
         seed: of both shuffles.
     """
-    from sklearn.model_selection import StratifiedGroupKFold
-
-    outer = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
-    for rest, test in outer.split(labels, labels, groups):
-        train, valid = hold_out(labels[rest], groups[rest], valid_share, seed)
+    for rest, test in grouped.make_folds(labels, groups, count, seed):
+        train, valid = grouped.hold_out(labels[rest], groups[rest], valid_share, seed)
         yield {"train": rest[train], "valid": rest[valid], "test": test}
 
 
-def read_groups(manifest: Path, sources: list[str]) -> np.ndarray:
-    """The copy group of every source image, as the first stage found it."""
-    rows = read_manifest(manifest)
-    return np.array([rows[source]["group"] for source in sources])
-
-
 def _validate(
-    ctx: StageContext, trainer: FrozenTrainer, features: np.ndarray, recipe: HeadRecipe, folds: int, seed: int
+    place: Workspace, trainer: FrozenTrainer, features: np.ndarray, recipe: HeadRecipe, folds: int, seed: int
 ) -> dict[str, Any]:
     """Cross-validation with one shuffle: the metrics over all images, and every error by name."""
     start_heads = time.perf_counter()
-    params, snapshots = ctx.settings.params, ctx.artifacts / "03_dataset_loader"
-    labels = np.concatenate([load_labels(snapshots, split) for split in SPLITS])
-    rows = [row for split in SPLITS for row in read_image_rows(ctx.artifacts / "02_data_preprocessing", split)]
-    sources = [row["source"] for row in rows]
-    groups = read_groups(ctx.artifacts / "01_data_ingestion" / "manifest.csv", sources)
-    classes = read_json(snapshots / "class_labels.json")["classes"]
+    params, known, classes = place.settings.params, place.known, place.classes
+    labels = known.labels
     probabilities = np.zeros((len(labels), len(classes)), np.float32)
     valid_share = params.data_ingestion.valid_share_of_train
-    for number, fold in enumerate(make_folds(labels, groups, folds, valid_share, seed), 1):
+    for number, fold in enumerate(make_folds(labels, known.groups, folds, valid_share, seed), 1):
         parts = {"train": features[:, fold["train"]], "valid": features[:1, fold["valid"]]}
         bank = FeatureBank(parts, trainer.bank.slices, trainer.bank.meta)
         targets = {split: labels[fold[split]] for split in parts}
         weights = class_weights(targets["train"], len(classes), params.training.class_weights)
-        folder = ctx.resume / f"seed_{seed}_fold_{number}"
+        folder = place.scratch / f"seed_{seed}_fold_{number}"
         head, history = fit_head(
-            recipe, bank, targets, weights, params.callbacks, folder, f"seed {seed}, fold {number}", seed
+            recipe, bank, targets, weights, place.make_callbacks, folder, f"seed {seed}, fold {number}", seed
         )
         test = features[0, fold["test"]][:, bank.columns(recipe.taps)]
         probabilities[fold["test"]] = predict_probabilities(head, test)
@@ -171,15 +156,22 @@ def _validate(
     metrics = classification_metrics(labels, probabilities, classes)
     errors = [
         {
-            "source": sources[index],
+            "source": known.rows[index].path,
             "true": classes[labels[index]],
             "predicted": classes[int(probabilities[index].argmax())],
             "confidence": round(float(probabilities[index].max()), 4),
         }
-        for index in metrics["misjudged"]
+        for index in metrics.misjudged
     ]
     seconds = round(time.perf_counter() - start_heads, 1)
-    return {"seed": seed, "seconds": seconds, "errors": errors, **metrics}
+    return {
+        "seed": seed,
+        "seconds": seconds,
+        "errors": errors,
+        "accuracy": format_accuracy(metrics),
+        "log_loss": metrics.log_loss,
+        "metrics": metrics.model_dump(mode="json"),
+    }
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from _common import (
     Data,
     Model,
     Seeds,
+    Workspace,
     describe_machine,
     make_table,
     parse_seeds,
@@ -22,26 +23,25 @@ from _common import (
     use_model,
     workspace,
 )
-from cross_validation import read_groups
 
 from metal_defects.config import load_settings
-from metal_defects.data.manifest import SPLITS, read_boxes, read_manifest
-from metal_defects.data.snapshots import load_labels, load_snapshot
+from metal_defects.data.manifest import SPLITS
 from metal_defects.errors import UserError
-from metal_defects.evaluation.split_results import read_image_rows
-from metal_defects.files import read_json
+from metal_defects.evaluation.tuned_run import read_images
 from metal_defects.inference.boxes import find_boxes
-from metal_defects.inference.predictor import open_graph
+from metal_defects.inference.runtime import open_graph
 from metal_defects.log import console
 from metal_defects.models.onnx_export import export_float32
+from metal_defects.models.results import ModelEntry
 from metal_defects.models.trainers import make_trainer
-from metal_defects.pipeline.runner import StageContext
 from metal_defects.pipeline.table import STAGES
-from metal_defects.plots.locator import show_locations
+from metal_defects.plots.locator import draw_locations
 from metal_defects.trust.answer import AnswerParts, build_answer_model, open_model
-from metal_defects.trust.locator import Locator, choose_threshold, draw_maps, fit_locator
+from metal_defects.trust.folds import make_folds
+from metal_defects.trust.locator import Locator, draw_maps, fit_locator
 from metal_defects.trust.locator_maps import extract_maps
 from metal_defects.trust.locator_scores import draw_centre, draw_grad_cam, score_maps, share_of_area
+from metal_defects.trust.locator_thresholds import choose_threshold
 
 SCORES = ("pointing", "energy", "iou", "ap50")
 ROWS = {
@@ -72,43 +72,34 @@ def main(
 
     Example: python benchmarks/localisation.py --data ~/NEU-DET
     """
-    from sklearn.model_selection import StratifiedGroupKFold
-
     machine, chosen_seeds = describe_machine(), parse_seeds(seeds)
-    with workspace(STAGES[:4], use_data(data), *use_model(model)) as ctx:
-        manifest, snapshots = ctx.artifacts / "01_data_ingestion" / "manifest.csv", ctx.artifacts / "03_dataset_loader"
-        folders = [read_image_rows(ctx.artifacts / "02_data_preprocessing", split) for split in SPLITS]
-        sources = [row["source"] for rows in folders for row in rows]
-        rows_of = read_manifest(manifest)
-        boxes = [read_boxes(rows_of[source])[0] for source in sources]
+    with workspace(STAGES[:4], use_data(data), *use_model(model)) as place:
+        known, side = place.known, place.training.image_size
+        labels, boxes = known.labels, [row.box_shares for row in known.rows]
         if not any(map(len, boxes)):
             raise UserError(f"--data must hold images with boxes (Pascal VOC files). Got none in {data}.")
-        labels = np.concatenate([load_labels(snapshots, split) for split in SPLITS])
-        groups, side = read_groups(manifest, sources), read_json(snapshots / "class_labels.json")["image_size"]
-        loaded = [load_snapshot(snapshots, split).as_numpy_iterator() for split in SPLITS]
-        images = np.stack([image for part in loaded for image, _ in part])
-        entry = read_frozen_entry(ctx)
-        classifier = _train_classifier(ctx, entry)
+        images = read_images(place.snapshots, *SPLITS)
+        entry = read_frozen_entry(place)
+        classifier = _train_classifier(place, entry)
         opened = open_model(classifier)
         begin = time.perf_counter()
-        features = extract_maps(opened.pixels, opened.maps, images, len(images), ctx.resume / "maps")
+        features = extract_maps(opened.pixels, opened.maps, images, place.scratch / "maps")
         seconds = {"maps": round(time.perf_counter() - begin, 1)}
         repetitions = []
         for seed in chosen_seeds:
             console.print(f"seed {seed}", style="dim", highlight=False)
-            folds = StratifiedGroupKFold(test_parts, shuffle=True, random_state=seed)
-            train, test = next(folds.split(labels, labels, groups))
+            train, test = make_folds(labels, known.groups, test_parts, seed)[0]
             scores, locators, heat = _compare(features, labels, boxes, train, test, side, seed)
             repetitions.append({"seed": seed, "area": share_of_area([boxes[i] for i in test]), **scores})
-        latency = _time_answers(classifier, locators["boxes"], images[test], ctx.resume)
+        latency = _time_answers(classifier, locators["boxes"], images[test], place.scratch)
         target = load_settings(Path(__file__).parents[1]).config.paths.artifacts / "benchmarks" / "localisation.png"
         chosen = np.linspace(0, len(test) - 1, min(EXAMPLES, len(test))).astype(int)
-        names = [Path(sources[test[i]]).stem for i in chosen]
-        show_locations(
+        names = [Path(known.rows[test[i]].path).stem for i in chosen]
+        draw_locations(
             images[test[chosen]], heat[chosen], [boxes[test[i]] for i in chosen], names,
             locators["boxes"].box_threshold, target, f"Held-out images, seed {chosen_seeds[-1]}",
         )  # fmt: skip
-    tables = [_tabulate(entry["title"], repetitions)]
+    tables = [_tabulate(entry.title, repetitions)]
     notes = [
         f"Boxes cover {100 * np.mean([row['area'] for row in repetitions]):.1f} % of an image: how often a blind guess "
         f"points into one.",
@@ -119,14 +110,15 @@ def main(
         f"{latency['ratio']:.3f}, quartiles {latency['low']:.3f}–{latency['high']:.3f}.",
         f"Pictures: {target}",
     ]  # fmt: skip
-    result = {"model": entry["name"], "repetitions": repetitions, "latency": latency, "seconds": seconds}
+    result = {"model": entry.name, "repetitions": repetitions, "latency": latency, "seconds": seconds}
     report("localisation", tables, notes, machine, result)
 
 
-def _train_classifier(ctx: StageContext, entry: dict[str, Any]) -> Any:
+def _train_classifier(place: Workspace, entry: ModelEntry) -> Any:
     """The product's classifier with default settings: the answer that the map is added to."""
-    trainer = make_trainer(ctx, entry)
-    return trainer.fit(trainer.defaults(), ctx.resume / "classifier", entry["title"]).assemble()
+    trainer = make_trainer(entry, place.training)
+    folder = place.scratch / "classifier"
+    return trainer.fit(trainer.defaults(), place.make_callbacks, folder, entry.title).assemble()
 
 
 def _compare(
@@ -145,15 +137,15 @@ def _compare(
     scores: dict[str, Any] = {}
     for name, (seen, heat) in fixed.items():
         threshold = choose_threshold(seen, known)
-        scores[name] = score_maps(heat, hidden, threshold)
+        scores[name] = score_maps(heat, hidden, threshold).model_dump()
     locators: dict[str, Locator] = {}
     for kind, taught in (("labels", None), ("boxes", known)):
         begin = time.perf_counter()
         locators[kind] = fit_locator(learned, labels[train], taught, side, seed)
         taken = round(time.perf_counter() - begin, 1)
         heat = draw_maps(judged, locators[kind])
-        scores[kind] = score_maps(heat, hidden, locators[kind].threshold, locators[kind].box_threshold)
-        scores[kind]["seconds"] = taken
+        found = score_maps(heat, hidden, locators[kind].threshold, locators[kind].box_threshold)
+        scores[kind] = found.model_dump() | {"seconds": taken}
     return scores, locators, heat
 
 

@@ -1,8 +1,7 @@
 """Accuracy under the protocols of the literature, random halves and a few labelled images: `--help` tells the rest."""
 
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Annotated, Any
 
@@ -11,6 +10,7 @@ import typer
 from _common import (
     Data,
     Model,
+    Workspace,
     describe_machine,
     make_table,
     parse_seeds,
@@ -21,21 +21,19 @@ from _common import (
     use_model,
     workspace,
 )
-from cross_validation import gather_features, read_groups
+from cross_validation import gather_features
 
 from metal_defects.data.manifest import SPLITS
-from metal_defects.data.snapshots import load_labels, load_snapshot
-from metal_defects.evaluation.cross_validation import Fit, fit_convex_head, softmax
+from metal_defects.data.snapshots import load_snapshot
 from metal_defects.evaluation.few_shot import VIEWS, crop_view, fit_few_shot_head
-from metal_defects.evaluation.split_results import read_image_rows
-from metal_defects.files import read_json
+from metal_defects.evaluation.heads import Fit, fit_convex_head
 from metal_defects.log import console, track
 from metal_defects.metrics import classification_metrics
 from metal_defects.models.feature_bank import BATCH, fastest_engine
 from metal_defects.models.networks import build_feature_model
 from metal_defects.models.trainers import FrozenTrainer, make_trainer
-from metal_defects.pipeline.runner import StageContext
 from metal_defects.pipeline.table import STAGES
+from metal_defects.system import map_ordered
 
 Draw = tuple[np.ndarray, np.ndarray]
 
@@ -63,29 +61,25 @@ def main(
     and python benchmarks/protocols.py --data ~/X-SDD --train 0.7
     """
     machine, sizes = describe_machine(), parse_seeds(shots)
-    with workspace(STAGES[:4], use_data(data), "classes=auto", *use_model(model)) as ctx:
-        trainer = make_trainer(ctx, read_frozen_entry(ctx))
-        snapshots = ctx.artifacts / "03_dataset_loader"
-        classes = read_json(snapshots / "class_labels.json")["classes"]
-        labels = np.concatenate([load_labels(snapshots, split) for split in SPLITS])
-        rows = [row for split in SPLITS for row in read_image_rows(ctx.artifacts / "02_data_preprocessing", split)]
-        groups = read_groups(ctx.artifacts / "01_data_ingestion" / "manifest.csv", [row["source"] for row in rows])
-        groups = np.unique(groups, return_inverse=True)[1]
+    with workspace(STAGES[:4], use_data(data), "classes=auto", *use_model(model)) as place:
+        trainer = make_trainer(read_frozen_entry(place), place.training)
+        classes, labels = place.classes, place.known.labels
+        groups = np.unique(place.known.groups, return_inverse=True)[1]
         columns = trainer.bank.columns(trainer.backbone.default_taps)
-        features = gather_features(ctx, trainer)[:, :, columns]
+        features = gather_features(place, trainer)[:, :, columns]
         halves = _draw_splits(labels, groups, train, splits)
         results = []
         for views in sorted({0, trainer.views}):
             rows_seen = len(halves[0][0]) * (1 + views)
             # The weight decay of params.yaml is that of a mean over the rows; C is that of a sum.
-            head = fit_convex_head(1 / (2 * ctx.settings.params.model_builder.l2 * rows_seen))
+            head = fit_convex_head(1 / (2 * place.training.builder.l2 * rows_seen))
             name = {"protocol": f"{train:.0%} to train, {views} views"}
             results.append(name | judge(features[: 1 + views], labels, groups, classes, head, halves))
         plans = {size: [draw_shots(labels, groups, size, seed) for seed in range(draws)] for size in sizes}
         needed = np.unique(np.concatenate([few for plan in plans.values() for few, _ in plan]))
         crops = np.zeros((1 + VIEWS, *features.shape[1:]), np.float32)
         crops[0] = features[0]
-        crops[1:, needed] = _see_crops(ctx, trainer, needed)[:, :, columns]
+        crops[1:, needed] = _see_crops(place, trainer, needed)[:, :, columns]
         few_shot_head = fit_few_shot_head(list_taps(trainer))
         for size, plan in plans.items():
             name = {"protocol": f"{size} per class"}
@@ -106,15 +100,17 @@ def main(
 
 
 def judge(
-    features: np.ndarray, labels: np.ndarray, groups: np.ndarray, classes: list[str], fit: Fit, plan: list[Draw]
+    features: np.ndarray, labels: np.ndarray, groups: np.ndarray, classes: Sequence[str], fit: Fit, plan: list[Draw]
 ) -> dict[str, Any]:
     """Train and test on every draw of `plan`: accuracy and macro-F1 in percent, and how they vary."""
+    from scipy.special import softmax
+
     begin, scores = time.perf_counter(), {"accuracy": [], "macro_f1": []}
     for few, test in track(plan, "Draws", total=len(plan)):
         predict: Callable[[np.ndarray], np.ndarray] = fit(features[:, few], labels[few], groups[few], 0)
-        metrics = classification_metrics(labels[test], softmax(predict(features[0, test])), classes)
+        metrics = classification_metrics(labels[test], softmax(predict(features[0, test]), axis=1), classes)
         for name, values in scores.items():
-            values.append(100 * metrics[name]["value"])
+            values.append(100 * getattr(metrics, name).value)
     ratio = len(plan[0][1]) / len(plan[0][0])
     console.print(f"{len(plan)} draws done", style="dim", highlight=False)
     described = {name: describe(values, ratio) for name, values in scores.items()}
@@ -173,12 +169,11 @@ def _draw_splits(labels: np.ndarray, groups: np.ndarray, share: float, count: in
     return [split_groups(labels, groups, share, seed) for seed in range(count)]
 
 
-def _see_crops(ctx: StageContext, trainer: FrozenTrainer, needed: np.ndarray) -> np.ndarray:
+def _see_crops(place: Workspace, trainer: FrozenTrainer, needed: np.ndarray) -> np.ndarray:
     """Features of crops of the images at `needed`, float32 (VIEWS, needed, all columns)."""
     model = build_feature_model(trainer.backbone, trainer.network, trainer.backbone.taps)
-    ctx.out.mkdir(parents=True, exist_ok=True)
-    _, run = fastest_engine(model, ctx.out)
-    snapshots = [load_snapshot(ctx.artifacts / "03_dataset_loader", split) for split in SPLITS]
+    _, run = fastest_engine(model, place.scratch)
+    snapshots = [load_snapshot(place.snapshots, split) for split in SPLITS]
     wanted = set(needed.tolist())
     everything = (image for snapshot in snapshots for image, _ in snapshot.as_numpy_iterator())
     images = {index: image for index, image in enumerate(everything) if index in wanted}
@@ -187,8 +182,8 @@ def _see_crops(ctx: StageContext, trainer: FrozenTrainer, needed: np.ndarray) ->
     def see(first: int) -> np.ndarray:
         return run(np.stack([crop_view(images[index], (index, view)) for view, index in jobs[first : first + BATCH]]))
 
-    with ThreadPoolExecutor() as pool:
-        parts = list(track(pool.map(see, range(0, len(jobs), BATCH)), "Crops", total=-(-len(jobs) // BATCH)))
+    firsts = range(0, len(jobs), BATCH)
+    parts = list(track(map_ordered(see, firsts), "Crops", total=len(firsts)))
     return np.concatenate(parts).reshape(VIEWS, len(needed), -1)
 
 

@@ -19,9 +19,10 @@ from _common import (
     workspace,
 )
 
-from metal_defects.data.snapshots import load_snapshot
+from metal_defects.data.snapshots import load_labels
 from metal_defects.evaluation.corruptions import CORRUPTIONS, SEVERITIES
 from metal_defects.evaluation.robustness import measure_robustness
+from metal_defects.evaluation.tuned_run import read_images
 from metal_defects.models.feature_bank import fastest_engine
 from metal_defects.models.networks import assemble, build_feature_model
 from metal_defects.models.trainers import make_trainer
@@ -56,47 +57,53 @@ def main(
         raise typer.BadParameter(f"must be of 1 to 5. Got '{severities}'.", param_hint="--severities")
     overrides = [] if views is None else [f"training.views={views}"]
     begin = time.perf_counter()
-    with workspace(STAGES[:4], use_data(data), SPLIT_80_20, *use_model(model), *overrides) as ctx:
-        trainer = make_trainer(ctx, read_frozen_entry(ctx))
+    with workspace(STAGES[:4], use_data(data), SPLIT_80_20, *use_model(model), *overrides) as place:
+        trainer = make_trainer(read_frozen_entry(place), place.training)
         recipe = HeadRecipe(**trainer.defaults() | {"taps": trainer.backbone.default_taps})
         head, _ = fit_head(
-            recipe, trainer.bank, trainer.labels, trainer.weights, trainer.params.callbacks, ctx.resume / "head",
-            "Head", trainer.params.seed,
-        )  # fmt: skip
-        network = assemble(build_feature_model(trainer.backbone, trainer.network, recipe.taps), head, trainer.name)
-        ctx.out.mkdir(parents=True, exist_ok=True)
-        _, run = fastest_engine(network, ctx.out)
-        held_out = list(load_snapshot(ctx.artifacts / "03_dataset_loader", "test").as_numpy_iterator())
+            recipe,
+            trainer.bank,
+            trainer.labels,
+            trainer.weights,
+            place.make_callbacks,
+            place.scratch / "head",
+            "Head",
+            place.training.seed,
+        )
+        network = assemble(build_feature_model(trainer.backbone, trainer.network, recipe.taps), head, model)
+        _, run = fastest_engine(network, place.scratch)
         result = measure_robustness(
             lambda batch: (run(batch), None),
-            np.stack([image for image, _ in held_out]),
-            np.array([label for _, label in held_out]),
+            read_images(place.snapshots, "test"),
+            load_labels(place.snapshots, "test"),
             severities=chosen,
             images_per_cell=images,
-            seed=trainer.params.seed,
+            seed=place.training.seed,
         )
-    clean = 100 * result["clean"]["accuracy"]["value"]
+    clean = 100 * result.clean.accuracy.value
     title = (
-        f"{trainer.backbone.title}, {trainer.views} views: right answers of {result['images']} in %; clean {clean:.1f}"
+        f"{trainer.backbone.title}, {trainer.views} views: right answers of {result.images} in %; clean {clean:.1f}"
     )
     table = make_table(title, "damage", "unit", "levels", *map(str, chosen))
-    for name, cells in result["accuracy"].items():
-        levels = ", ".join(f"{level:g}" for level in result["levels"][name])
-        shown = [f"{100 * cell['value']:.1f}" for cell in cells]
-        table.add_row(f"{name}{' *' if name in SEEN else ''}", result["units"][name], levels, *shown)
+    for name, cells in result.accuracy.items():
+        levels = ", ".join(f"{level:g}" for level in result.levels[name])
+        shown = [f"{100 * cell.value:.1f}" for cell in cells]
+        table.add_row(f"{name}{' *' if name in SEEN else ''}", result.units[name], levels, *shown)
+    summary: dict[str, list[float]] = {}
     for title, names in (
         ("mean", list(CORRUPTIONS)),
         ("mean of *", list(SEEN)),
         ("mean of the others", [name for name in CORRUPTIONS if name not in SEEN]),
     ):
-        means = [np.mean([result["accuracy"][name][place]["value"] for name in names]) for place in range(len(chosen))]
-        result[title.replace(" ", "_")] = [float(mean) for mean in means]
+        means = [np.mean([result.accuracy[name][severity].value for name in names]) for severity in range(len(chosen))]
+        summary[title.replace(" ", "_")] = [float(mean) for mean in means]
         table.add_row(title, "", "", *(f"{100 * mean:.2f}" for mean in means))
     notes = [
         "* the training views show this damage in some form, other draws and strengths.",
         f"Everything took {time.perf_counter() - begin:.0f} s.",
     ]
-    report("robustness", [table], notes, machine, {"model": model, "views": trainer.views, **result})
+    found = {"model": model, "views": trainer.views, **result.model_dump(mode="json"), **summary}
+    report("robustness", [table], notes, machine, found)
 
 
 if __name__ == "__main__":

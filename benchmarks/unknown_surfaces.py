@@ -1,7 +1,6 @@
 """Surfaces that the model was never trained on: which detector notices them? `--help` tells the rest."""
 
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +9,7 @@ import typer
 from _common import (
     Data,
     Model,
+    Workspace,
     describe_machine,
     make_table,
     read_frozen_entry,
@@ -20,21 +20,19 @@ from _common import (
     workspace,
 )
 from _surfaces import cut_photographs, draw_textures
-from cross_validation import make_folds, read_groups
+from cross_validation import make_folds
 
 from metal_defects.data.imaging import ImageError, Preprocessor
 from metal_defects.data.manifest import SPLITS
 from metal_defects.data.snapshots import load_labels
 from metal_defects.errors import UserError
-from metal_defects.evaluation.split_results import read_image_rows
-from metal_defects.files import read_json
 from metal_defects.log import console
 from metal_defects.models.feature_bank import BATCH, Engine, FeatureBank, fastest_engine
 from metal_defects.models.networks import build_feature_model
 from metal_defects.models.trainers import FrozenTrainer, make_trainer
 from metal_defects.models.training import HeadRecipe, class_weights, fit_head
-from metal_defects.pipeline.runner import StageContext
 from metal_defects.pipeline.table import STAGES
+from metal_defects.system import map_ordered
 from metal_defects.trust.guard import choose_guard_taps, fit_guard
 
 if TYPE_CHECKING:
@@ -66,19 +64,19 @@ def main(
     Example: python benchmarks/unknown_surfaces.py --data ~/NEU-DET --unknown X-SDD=~/X-SDD
     """
     machine, folders = describe_machine(), _parse_folders(unknown or [])
-    with workspace(STAGES[:4], use_data(data), *use_model(model)) as ctx:
-        entry = read_frozen_entry(ctx)
-        trainer = make_trainer(ctx, entry)
-        read = _make_reader(ctx, trainer)
+    with workspace(STAGES[:4], use_data(data), *use_model(model)) as place:
+        entry = read_frozen_entry(place)
+        trainer = make_trainer(entry, place.training)
+        read = _make_reader(place, trainer)
         others = {name: read(sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES))
                   for name, folder in folders.items()}  # fmt: skip
         others["photographs"] = read(cut_photographs())
         drawn = list(draw_textures())
         others["drawn textures"] = read([image for _, image in drawn])
-        scores = score(ctx, trainer, others, seed)
+        scores = score(place, trainer, others, seed)
     rows = [row for name in others for row in _compare(name, scores)]
     table = make_table(
-        f"{entry['title']}: images of other surfaces", "surfaces", "images", "detector", "AUROC",
+        f"{entry.title}: images of other surfaces", "surfaces", "images", "detector", "AUROC",
         *(f"let through at {100 * share:g} %" for share in ACCEPTANCES),
     )  # fmt: skip
     for row in rows:
@@ -95,19 +93,18 @@ def main(
         f"Held-out known images (validation and test) that the guard accepts at these limits: {told}.",
         f"Drawn textures that it lets through at {100 * ACCEPTANCES[0]:g} %: {', '.join(kinds) or 'none'}.",
     ]
-    result = {"model": entry["name"], "seed": seed, "rows": rows, "held_out_accepted": held_out}
+    result = {"model": entry.name, "seed": seed, "rows": rows, "held_out_accepted": held_out}
     report("unknown_surfaces", [table], notes, machine, result)
 
 
-def score(ctx: StageContext, trainer: FrozenTrainer, others: Scores, seed: int) -> dict[str, Scores]:
+def score(place: Workspace, trainer: FrozenTrainer, others: Scores, seed: int) -> dict[str, Scores]:
     """Per detector and set of images, how strange each image is; "out of fold" and "held out" are known images.
 
     Max-softmax: D. Hendrycks & K. Gimpel (ICLR 2017); energy: W. Liu et al. (NeurIPS 2020), both of the product's head.
     """
-    bank, snapshots = trainer.bank, ctx.artifacts / "03_dataset_loader"
-    labels = {split: load_labels(snapshots, split) for split in SPLITS}
-    sources = [row["source"] for row in read_image_rows(ctx.artifacts / "02_data_preprocessing", "train")]
-    groups = read_groups(ctx.artifacts / "01_data_ingestion" / "manifest.csv", sources)
+    bank = trainer.bank
+    labels = {split: load_labels(place.snapshots, split) for split in SPLITS}
+    groups = place.known.groups[: len(labels["train"])]
     defaults = trainer.defaults()
     recipe = HeadRecipe(**defaults | {"taps": trainer.backbone.choose_taps(defaults["taps"])})
     taps = choose_guard_taps(trainer.backbone.taps)
@@ -117,14 +114,14 @@ def score(ctx: StageContext, trainer: FrozenTrainer, others: Scores, seed: int) 
     known = np.concatenate([bank.features[split][0] for split in SPLITS[1:]])
     sets = {"held out": known, **others}
     distances = {"out of fold": guard.out_of_fold} | {n: guard.distance(x[:, columns]) for n, x in sets.items()}
-    logits = np.zeros((len(groups), len(read_json(snapshots / "class_labels.json")["classes"])))
-    share = ctx.settings.params.data_ingestion.valid_share_of_train
+    logits = np.zeros((len(groups), len(place.classes)))
+    share = place.settings.params.data_ingestion.valid_share_of_train
     for number, fold in enumerate(make_folds(labels["train"], groups, FOLDS, share, seed), 1):
         parts = {"train": bank.features["train"][:, fold["train"]], "valid": bank.features["train"][:1, fold["valid"]]}
         targets = {split: labels["train"][fold[split]] for split in parts}
-        head = _fit(ctx, recipe, FeatureBank(parts, bank.slices, bank.meta), targets, seed, f"fold {number}")
+        head = _fit(place, recipe, FeatureBank(parts, bank.slices, bank.meta), targets, seed, f"fold {number}")
         logits[fold["test"]] = _read_logits(head, bank.features["train"][0, fold["test"]][:, head_columns])
-    head = _fit(ctx, recipe, bank, labels, seed, "all")
+    head = _fit(place, recipe, bank, labels, seed, "all")
     answers = {"out of fold": logits} | {name: _read_logits(head, x[:, head_columns]) for name, x in sets.items()}
     energy = {name: -np.logaddexp.reduce(values, axis=1) for name, values in answers.items()}
     softmax = {name: -np.exp(values.max(axis=1) + energy[name]) for name, values in answers.items()}
@@ -132,12 +129,10 @@ def score(ctx: StageContext, trainer: FrozenTrainer, others: Scores, seed: int) 
 
 
 def _fit(
-    ctx: StageContext, recipe: HeadRecipe, bank: FeatureBank, labels: dict[str, np.ndarray], seed: int, title: str
+    place: Workspace, recipe: HeadRecipe, bank: FeatureBank, labels: dict[str, np.ndarray], seed: int, title: str
 ) -> "keras.Model":
-    params = ctx.settings.params
-    classes = len(read_json(ctx.artifacts / "03_dataset_loader" / "class_labels.json")["classes"])
-    weights = class_weights(labels["train"], classes, params.training.class_weights)
-    head, _ = fit_head(recipe, bank, labels, weights, params.callbacks, ctx.resume / title, title, seed)
+    weights = class_weights(labels["train"], len(place.classes), place.training.training.class_weights)
+    head, _ = fit_head(recipe, bank, labels, weights, place.make_callbacks, place.scratch / title, title, seed)
     console.print(f"head, {title}: fitted", style="dim", highlight=False)
     return head
 
@@ -152,13 +147,12 @@ def _read_logits(head: "keras.Model", features: np.ndarray) -> np.ndarray:
     return before(np.ascontiguousarray(features), training=False).numpy().astype(np.float64) @ kernel + bias
 
 
-def _make_reader(ctx: StageContext, trainer: FrozenTrainer) -> Callable[[Iterable[Path | np.ndarray]], np.ndarray]:
+def _make_reader(place: Workspace, trainer: FrozenTrainer) -> Callable[[Iterable[Path | np.ndarray]], np.ndarray]:
     """A function from images to their features, (images, columns); images that cannot be read are told and left out."""
-    params = ctx.settings.params.data_preprocessing
-    prepare = Preprocessor(params.image_size, params.resize, ctx.settings.data_schema.image)
+    params = place.settings.params.data_preprocessing
+    prepare = Preprocessor(params.image_size, params.resize, place.settings.data_schema.image)
     model = build_feature_model(trainer.backbone, trainer.network, trainer.backbone.taps)
-    ctx.out.mkdir(parents=True, exist_ok=True)
-    run: Engine = fastest_engine(model, ctx.out)[1]
+    run: Engine = fastest_engine(model, place.scratch)[1]
 
     def decode(source: Path | np.ndarray) -> np.ndarray | None:
         try:
@@ -168,12 +162,11 @@ def _make_reader(ctx: StageContext, trainer: FrozenTrainer) -> Callable[[Iterabl
             return None
 
     def read(sources: Iterable[Path | np.ndarray]) -> np.ndarray:
-        with ThreadPoolExecutor() as pool:
-            images = [image for image in pool.map(decode, sources) if image is not None]
-            if not images:
-                raise UserError("--unknown needs folders with images in them. Got one without.")
-            batches = [np.stack(images[first : first + BATCH]) for first in range(0, len(images), BATCH)]
-            return np.concatenate(list(pool.map(run, batches)))
+        images = [image for image in map_ordered(decode, sources) if image is not None]
+        if not images:
+            raise UserError("--unknown needs folders with images in them. Got one without.")
+        batches = (np.stack(images[first : first + BATCH]) for first in range(0, len(images), BATCH))
+        return np.concatenate(list(map_ordered(run, batches)))
 
     return read
 

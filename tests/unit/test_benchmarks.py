@@ -99,11 +99,28 @@ def test_folds_repeat_with_the_seed(load: Callable[[str], ModuleType]) -> None:
     assert first == again != other
 
 
-def test_groups_follow_the_order_of_the_sources(load: Callable[[str], ModuleType], tmp_path: Path) -> None:
-    manifest = tmp_path / "manifest.csv"
-    manifest.write_text("path,label,group\na.png,x,a.png\nb.png,x,a.png\nc.png,y,c.png\n")
-    found = load("cross_validation").read_groups(manifest, ["c.png", "b.png", "a.png"])
-    assert found.tolist() == ["c.png", "a.png", "a.png"]
+def test_known_images_follow_the_order_of_the_splits(load: Callable[[str], ModuleType], tmp_path: Path) -> None:
+    from metal_defects.config import load_settings
+    from metal_defects.data.manifest import ImageRow, ManifestRow
+    from metal_defects.pipeline.artifacts import IMAGES, LABELS, MANIFEST
+    from metal_defects.records import write_rows
+
+    place = load("_common").Workspace(load_settings(PROJECT, [f"paths.artifacts={tmp_path}"]), tmp_path)
+    for artifact in (MANIFEST, IMAGES, LABELS):
+        place.path(artifact).parent.mkdir(exist_ok=True)
+    shared = {"label": "x", "sha256": ""}
+    sizes = {"width": 8, "height": 8, "boxes": ()}
+    splits = {"a.png": "test", "b.png": "train", "c.png": "valid"}
+    groups = {"a.png": "a.png", "b.png": "a.png", "c.png": "c.png"}
+    rows = [ManifestRow(path=path, split=splits[path], group=groups[path], **shared, **sizes) for path in splits]
+    images = [ImageRow(path=f"x/{path}", source=path, split=splits[path], **shared) for path in splits]
+    write_rows(place.path(MANIFEST), ManifestRow, rows)
+    write_rows(place.path(IMAGES), ImageRow, images)
+    place.path(LABELS).write_text('{"classes": ["x", "y"], "image_size": 64}')
+    known = place.known
+    assert [row.path for row in known.rows] == ["b.png", "c.png", "a.png"]
+    assert known.groups.tolist() == ["a.png", "c.png", "a.png"]
+    assert known.labels.tolist() == [0, 0, 0]
 
 
 # --- options ---------------------------------------------------------------------------------

@@ -13,9 +13,12 @@ from metal_defects.config import Settings, find_root, load_settings
 from metal_defects.errors import UserError
 from metal_defects.files import write_json
 from metal_defects.log import console, library_noise_to, track
+from metal_defects.pipeline.artifacts import LOADER, MODELS, TUNED_METRICS
+from metal_defects.records import read_record
 
 if TYPE_CHECKING:
     from metal_defects.data.layouts import ImageSet
+    from metal_defects.evaluation.adaptation import Adapted
     from metal_defects.evaluation.external import ExternalScores
     from metal_defects.metrics import Score
 
@@ -78,20 +81,46 @@ def evaluate(
     if failures:
         console.print(f"[yellow]! {len(failures)} files could not be read, such as {escape(failures[0].message)}[/]")
     if adapt is not None:
-        result["adapted"] = _adapt(settings, found, adapt, log_file)
-        _show_adapted(result["adapted"])
+        adapted = _adapt(settings, found, adapt, log_file)
+        result["adapted"] = adapted.model_dump(mode="json")
+        _show_adapted(adapted)
     target = artifacts / "evaluations" / f"{found.root.name}.json"
     write_json(target, result)
     console.print(f"Written: {escape(str(target))}", soft_wrap=True)
 
 
-def _adapt(settings: Settings, found: "ImageSet", per_class: int, log_file: Path | None) -> dict[str, Any]:
+def _adapt(settings: Settings, found: "ImageSet", per_class: int, log_file: Path | None) -> "Adapted":
+    """What so many labelled images would buy the network of the own run.
+
+    Raises:
+        UserError: there is no run, or the training packages are not installed.
+    """
     try:
+        from metal_defects.data.imaging import Preprocessor
         from metal_defects.evaluation.adaptation import adapt_to
+        from metal_defects.models.results import ModelList, TunedResult
+        from metal_defects.models.training import Training
     except ModuleNotFoundError as error:
         raise UserError("--adapt needs the training packages: pip install -r requirements.txt.") from error
+    run, params = settings.config.paths.artifacts, settings.params
+    metrics = run / TUNED_METRICS.name
+    if not metrics.exists():
+        raise UserError(
+            f"--adapt needs a run of your own; the shipped bundle is not enough: `python main.py`. Got {run}."
+        )
+    entry = read_record(run / MODELS.name, ModelList).find(read_record(metrics, TunedResult).name)
+    size, resize = params.data_preprocessing.image_size, params.data_preprocessing.resize
+    prepare = Preprocessor(size, resize, settings.data_schema.image)
+    training = Training(
+        seed=params.seed,
+        image_size=size,
+        builder=params.model_builder,
+        training=params.training,
+        snapshots=run / LOADER,
+        banks=run / "feature_banks",
+    )
     with library_noise_to(log_file.with_name("libraries.log")) if log_file else nullcontext():
-        return adapt_to(settings, found, per_class)
+        return adapt_to(found, per_class, entry, training, prepare, run / "evaluations")
 
 
 def _show(scores: "ExternalScores", has_verdicts: bool) -> None:
@@ -119,13 +148,10 @@ def _show(scores: "ExternalScores", has_verdicts: bool) -> None:
             console.print(f"{title + ':':28}{_with_interval(score)}", highlight=False)
 
 
-def _show_adapted(adapted: dict[str, Any]) -> None:
-    from metal_defects.metrics import Score
-
-    accuracy = _with_interval(Score.model_validate(adapted["accuracy"]))
-    text = f"With {adapted['images_per_class']} labelled images per class from there ({adapted['draws']} draws): "
-    console.print(text + f"{accuracy} of the others right", highlight=False)
-    shares = ", ".join(f"{escape(name)} {100 * share:.1f}" for name, share in adapted["classes"].items())
+def _show_adapted(adapted: "Adapted") -> None:
+    text = f"With {adapted.images_per_class} labelled images per class from there ({adapted.draws} draws): "
+    console.print(text + f"{_with_interval(adapted.accuracy)} of the others right", highlight=False)
+    shares = ", ".join(f"{escape(name)} {100 * share:.1f}" for name, share in adapted.classes.items())
     console.print(f"By class: {shares}", highlight=False)
 
 

@@ -21,7 +21,8 @@ class Corruption:
         name: in tables and plots.
         unit: of the levels.
         levels: one for each severity, mild to severe.
-        apply: uint8 (side, side, 3), a level and a random generator to uint8 of the same shape; leaves the input alone.
+        apply: uint8 (side, side, 3), or (side, side, 1) of a grey image, a level and a random generator to uint8 of
+            the same shape; leaves the input alone.
     """
 
     name: str
@@ -43,7 +44,17 @@ def corrupt(image: np.ndarray, name: str, severity: int, seed: tuple[int, ...]) 
         uint8 (side, side, 3).
     """
     row = CORRUPTIONS[name]
-    return row.apply(image, row.levels[severity - 1], np.random.default_rng(seed))
+    # Most surfaces are grey: three equal channels would cost three times the work for the same answer.
+    is_grey = (image[..., 0] == image[..., 1]).all() and (image[..., 0] == image[..., 2]).all()
+    damaged = row.apply(image[..., :1] if is_grey else image, row.levels[severity - 1], np.random.default_rng(seed))
+    return np.repeat(damaged, 3, axis=2) if is_grey else damaged
+
+
+def _edit(image: np.ndarray, change: Callable[[Image.Image], Image.Image]) -> np.ndarray:
+    """What Pillow makes of an image with one channel or three."""
+    picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
+    changed = np.asarray(change(picture))
+    return changed.reshape(*changed.shape[:2], -1)
 
 
 def add_noise(image: np.ndarray, decibels: float, random: np.random.Generator) -> np.ndarray:
@@ -71,7 +82,7 @@ def _add_dead_pixels(image: np.ndarray, share: float, random: np.random.Generato
 
 
 def _blur(image: np.ndarray, sigma: float, _: np.random.Generator) -> np.ndarray:
-    return np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(sigma)))
+    return _edit(image, lambda picture: picture.filter(ImageFilter.GaussianBlur(sigma)))
 
 
 def _defocus(image: np.ndarray, radius: float, _: np.random.Generator) -> np.ndarray:
@@ -103,22 +114,26 @@ def _light_unevenly(image: np.ndarray, amplitude: float, random: np.random.Gener
 
 
 def _compress(image: np.ndarray, quality: float, _: np.random.Generator) -> np.ndarray:
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "JPEG", quality=int(quality))
-    return np.asarray(Image.open(buffer).convert("RGB"))
+    def store(picture: Image.Image) -> Image.Image:
+        buffer = io.BytesIO()
+        picture.save(buffer, "JPEG", quality=int(quality))
+        return Image.open(buffer)
+
+    return _edit(image, store)
 
 
 def _downscale(image: np.ndarray, factor: float, _: np.random.Generator) -> np.ndarray:
-    side = image.shape[0]
-    small = Image.fromarray(image).resize((max(1, round(side * factor)),) * 2, Image.Resampling.BILINEAR)
-    return np.asarray(small.resize((side, side), Image.Resampling.BILINEAR))
+    side, small = image.shape[0], max(1, round(image.shape[0] * factor))
+    bilinear = Image.Resampling.BILINEAR
+    return _edit(image, lambda picture: picture.resize((small, small), bilinear).resize((side, side), bilinear))
 
 
 def _rotate(image: np.ndarray, degrees: float, random: np.random.Generator) -> np.ndarray:
     side, margin = image.shape[0], image.shape[0] // 2
     mirrored = np.pad(image, ((margin, margin), (margin, margin), (0, 0)), mode="symmetric")
-    turned = Image.fromarray(mirrored).rotate(degrees * random.choice((-1, 1)), Image.Resampling.BILINEAR)
-    return np.asarray(turned)[margin : margin + side, margin : margin + side].copy()
+    angle = degrees * random.choice((-1, 1))
+    turned = _edit(mirrored, lambda picture: picture.rotate(angle, Image.Resampling.BILINEAR))
+    return turned[margin : margin + side, margin : margin + side].copy()
 
 
 def _shift(image: np.ndarray, share: float, random: np.random.Generator) -> np.ndarray:

@@ -1,22 +1,15 @@
-"""Cross-validation on a feature bank: answers out of fold, what was ever misjudged, and whether "best" is chance."""
+"""Cross-validation on a feature bank: answers out of fold, what was ever misjudged, and labels that may be wrong."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from math import comb
-from typing import Any
 
 import numpy as np
 
 from metal_defects.errors import DataError
-from metal_defects.log import track
-from metal_defects.metrics import Metrics, Score, accuracy_interval, classification_metrics
+from metal_defects.evaluation.heads import Fit, fit_many
+from metal_defects.metrics import Metrics, Score, classification_metrics, share
 from metal_defects.records import Record
-from metal_defects.trust.calibration import negative_log_likelihood
-
-Predict = Callable[[np.ndarray], np.ndarray]
-Fit = Callable[[np.ndarray, np.ndarray, np.ndarray, int], Predict]
-"""Takes features (1 + views, images, columns), labels (images,), groups (images,) and a seed; returns what turns
-features (rows, columns) into logits (rows, classes), up to a constant per row: log-probabilities will do."""
+from metal_defects.trust.folds import count_groups, make_folds
 
 
 class Round(Record):
@@ -101,18 +94,14 @@ class OutOfFold:
     @property
     def probabilities(self) -> np.ndarray:
         """Softmax of the logits, float32 (repeats, images, classes)."""
-        return softmax(self.logits)
+        from scipy.special import softmax
+
+        return softmax(self.logits, axis=-1)
 
     @property
     def mean_probabilities(self) -> np.ndarray:
         """Mean over the repeats, float32 (images, classes)."""
         return self.probabilities.mean(axis=0)
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Probabilities over the last axis; shape and type as given."""
-    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return powers / powers.sum(axis=-1, keepdims=True)
 
 
 def out_of_fold(
@@ -123,6 +112,8 @@ def out_of_fold(
     folds: int = 5,
     repeats: int = 1,
     seed: int = 0,
+    what: str = "Cross-validation",
+    workers: int | None = None,
 ) -> OutOfFold:
     """Judge every image by a head that was trained on the other folds.
 
@@ -133,128 +124,110 @@ def out_of_fold(
         features: float32 (1 + views, images, columns), view 0 clean.
         labels: int (images,).
         groups: images of the same value are copies of one another, (images,).
-        fit: trains a head.
+        fit: trains a head; called from as many threads at once as there are `workers`.
         folds: at least 2.
         repeats: shuffles.
         seed: of the first shuffle; the others follow.
+        what: shown with the progress.
+        workers: heads that are trained at a time; one per core where None.
 
     Raises:
         DataError: a class has images of one group alone.
     """
-    classes = int(labels.max()) + 1
-    groups = np.unique(groups, return_inverse=True)[1]
-    fewest = min(len(set(groups[labels == label])) for label in np.unique(labels))
+    classes, fewest = int(labels.max()) + 1, int(count_groups(labels, groups).min())
     if fewest < 2:
         raise DataError("Cross-validation needs at least 2 different images of every class. Got one of some class.")
     folds = min(folds, fewest)
     logits = np.zeros((repeats, len(labels), classes), np.float32)
     numbers = np.zeros((repeats, len(labels)), np.int32)
-    for repeat, fold, rest, test in track(
-        _split(labels, groups, folds, repeats, seed), "Cross-validation", total=folds * repeats
-    ):
-        predict = fit(features[:, rest], labels[rest], groups[rest], seed + repeat)
-        logits[repeat, test] = predict(features[0, test])
+    jobs = [
+        (repeat, fold, *parts)
+        for repeat in range(repeats)
+        for fold, parts in enumerate(make_folds(labels, groups, folds, seed + repeat))
+    ]
+
+    def judge(job: tuple[int, int, np.ndarray, np.ndarray]) -> np.ndarray:
+        repeat, _, rest, test = job
+        return fit(features[:, rest], labels[rest], groups[rest], seed + repeat)(features[0, test])
+
+    answers = fit_many(judge, jobs, what, workers)
+    for (repeat, fold, _, test), answer in zip(jobs, answers, strict=True):
+        logits[repeat, test] = answer
         numbers[repeat, test] = fold
     return OutOfFold(labels, logits, numbers)
 
 
-def _split(
-    labels: np.ndarray, groups: np.ndarray, folds: int, repeats: int, seed: int
-) -> Iterator[tuple[int, int, np.ndarray, np.ndarray]]:
-    from sklearn.model_selection import StratifiedGroupKFold
+@dataclass(frozen=True)
+class ImageNames:
+    """How the images that were judged are called.
 
-    for repeat in range(repeats):
-        splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed + repeat)
-        for fold, (rest, test) in enumerate(splitter.split(labels, labels, groups)):
-            yield repeat, fold, rest, test
-
-
-def hold_out(labels: np.ndarray, groups: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Positions of the images that stay and of those held out: a stratified `share`, copies together."""
-    from sklearn.model_selection import StratifiedGroupKFold
-
-    splitter = StratifiedGroupKFold(max(2, round(1 / share)), shuffle=True, random_state=seed)
-    return next(splitter.split(labels, labels, groups))
-
-
-def fit_convex_head(strength: float = 1.0) -> Fit:
-    """Multinomial logistic regression on standardised features: one optimum, no seed, seconds instead of minutes.
-
-    Args:
-        strength: C of scikit-learn: the inverse of the weight decay.
+    Attributes:
+        sources: paths in the manifest.
+        pictures: paths below the folder of stage 02.
+        other_boxes: of each image, classes of its boxes besides its own.
     """
 
-    def fit(features: np.ndarray, labels: np.ndarray, _groups: np.ndarray, _seed: int) -> Predict:
-        import warnings
-
-        from sklearn.exceptions import ConvergenceWarning
-        from sklearn.linear_model import LogisticRegression
-
-        rows = features.reshape(-1, features.shape[-1])
-        mean, variance = rows.mean(axis=0), rows.var(axis=0)
-        # As in the product's head: a channel that never varies in training must not be blown up when it does in use.
-        deviation = np.sqrt(np.maximum(variance, max(1e-4 * np.median(variance), 1e-12)))
-        model = LogisticRegression(C=strength, max_iter=200)
-        with warnings.catch_warnings():
-            # 200 steps are far more than the order of the answers needs.
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            model.fit((rows - mean) / deviation, np.tile(labels, len(features)))
-
-        def predict(columns: np.ndarray) -> np.ndarray:
-            scores = model.decision_function((columns - mean) / deviation)
-            if scores.ndim == 1:
-                scores = np.stack([np.zeros_like(scores), scores], axis=1)
-            logits = np.full((len(columns), int(model.classes_.max()) + 1), -1e3, np.float32)
-            logits[:, model.classes_] = scores
-            return logits
-
-        return predict
-
-    return fit
+    sources: Sequence[str]
+    pictures: Sequence[str]
+    other_boxes: Sequence[tuple[str, ...]]
 
 
-def summarise(result: OutOfFold, sources: Sequence[str], classes: Sequence[str]) -> dict[str, Any]:
-    """Metrics, mean, spread and interval of the accuracy, and every image ever misjudged, ready for JSON.
-
-    `metrics` are those of the mean answer of the repeats.
+def judge_folds(found: OutOfFold, classes: Sequence[str], names: ImageNames) -> CrossValidation:
+    """Accuracy, every image ever misjudged, and labels that may be wrong.
 
     Args:
-        result: of `out_of_fold`.
-        sources: paths of the images.
+        found: of `out_of_fold`.
         classes: names.
+        names: of the images.
     """
-    answers = result.probabilities.argmax(axis=2)
-    right = answers == result.labels
-    rounds = [
-        {
-            "repeat": repeat + 1,
-            "errors": int((~row).sum()),
-            "accuracy": float(row.mean()),
-            "spread_of_folds": _spread([float(row[folds == fold].mean()) for fold in np.unique(folds)]),
-        }
-        for repeat, (row, folds) in enumerate(zip(right, result.folds, strict=True))
-    ]
+    right = found.probabilities.argmax(axis=2) == found.labels
+    mean = found.mean_probabilities
     # Repeats judge the same images: they steady the mean, but the interval is that of one look at each.
-    low, high = accuracy_interval(round(float(right.mean()) * right.shape[1]), right.shape[1])
-    mean = result.mean_probabilities
-    wrong = [
-        {
-            "source": sources[index],
-            "true": classes[result.labels[index]],
-            "predicted": classes[int(answers[repeat, index])],
-            "confidence": float(mean[index].max()),
-            "probabilities": dict(zip(classes, mean[index].tolist(), strict=True)),
-            "times": int((~right[:, index]).sum()),
-        }
+    interval = share(round(float(right.mean()) * right.shape[1]), right.shape[1])
+    return CrossValidation(
+        metrics=classification_metrics(found.labels, mean, classes),
+        accuracy=interval.model_copy(update={"value": float(right.mean())}),
+        repeats=tuple(
+            Round(
+                repeat=repeat + 1,
+                errors=int((~row).sum()),
+                accuracy=float(row.mean()),
+                spread_of_folds=_spread([float(row[folds == fold].mean()) for fold in np.unique(folds)]),
+            )
+            for repeat, (row, folds) in enumerate(zip(right, found.folds, strict=True))
+        ),
+        misjudged=_list_misjudged(found, mean, right, classes, names),
+        suspects=tuple(
+            Suspect(
+                source=names.sources[index],
+                picture=names.pictures[index],
+                label=classes[found.labels[index]],
+                suggested=classes[int(mean[index].argmax())],
+                confidence=float(mean[index].max()),
+            )
+            for index in find_label_suspects(found.labels, mean)
+        ),
+    )
+
+
+def _list_misjudged(
+    found: OutOfFold, mean: np.ndarray, right: np.ndarray, classes: Sequence[str], names: ImageNames
+) -> tuple[Misjudged, ...]:
+    """Every image that was ever called something else, with what it was called first."""
+    answers = found.probabilities.argmax(axis=2)
+    return tuple(
+        Misjudged(
+            source=names.sources[index],
+            true=classes[found.labels[index]],
+            predicted=classes[int(answers[np.argmin(right[:, index]), index])],
+            confidence=float(mean[index].max()),
+            probabilities=dict(zip(classes, mean[index].tolist(), strict=True)),
+            times=int((~right[:, index]).sum()),
+            picture=names.pictures[index],
+            other_boxes=names.other_boxes[index],
+        )
         for index in np.flatnonzero(~right.all(axis=0))
-        for repeat in [int(np.argmin(right[:, index]))]
-    ]
-    return {
-        "metrics": classification_metrics(result.labels, mean, classes),
-        "accuracy": {"value": float(right.mean()), "low": low, "high": high},
-        "repeats": rounds,
-        "misjudged": wrong,
-    }
+    )
 
 
 def _spread(accuracies: Sequence[float]) -> float | None:
@@ -285,52 +258,3 @@ def find_label_suspects(labels: np.ndarray, probabilities: np.ndarray) -> np.nda
     counted = np.where(reached.max(axis=1) < 0, labels, reached.argmax(axis=1))
     suspects = np.flatnonzero((counted != labels) & (probabilities.argmax(axis=1) != labels))
     return suspects[np.argsort(probabilities[suspects, labels[suspects]], kind="stable")]
-
-
-def compare_answers(first_right: np.ndarray, second_right: np.ndarray) -> float:
-    """p value of the exact McNemar test, two-sided: the chance of so uneven a split of the images judged differently.
-
-    Q. McNemar, Psychometrika 12 (1947) 153-157; recommended for one training of each model by T. Dietterich, Neural
-    Computation 10 (1998) 1895-1923.
-
-    Args:
-        first_right, second_right: whether each answered the same images rightly, bool (images,).
-    """
-    fewer, more = sorted((int((first_right & ~second_right).sum()), int((second_right & ~first_right).sum())))
-    differing = fewer + more
-    return min(1.0, 2 * sum(comb(differing, hits) for hits in range(fewer + 1)) / 2**differing)
-
-
-def compare_models(labels: np.ndarray, answers: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
-    """Every model against the best one on the same images, the best first.
-
-    Args:
-        labels: int (images,).
-        answers: per model, out-of-fold probabilities (images, classes).
-
-    Returns:
-        Rows of `model`, `errors`, `log_loss`, `only_best_wrong`, `only_this_wrong` (images), `p_value` (exact McNemar,
-        Holm's correction for several comparisons, Scandinavian Journal of Statistics 6 (1979) 65-70) and
-        `more_than_chance` (p below 0.05); the last four are None for the best itself.
-    """
-    right = {name: rows.argmax(axis=1) == labels for name, rows in answers.items()}
-    losses = {name: negative_log_likelihood(rows, labels) for name, rows in answers.items()}
-    ranked = sorted(answers, key=lambda name: (int((~right[name]).sum()), losses[name], name))
-    best, others = ranked[0], ranked[1:]
-    raw = {name: compare_answers(right[best], right[name]) for name in others}
-    corrected, largest = {}, 0.0
-    for place, name in enumerate(sorted(others, key=lambda name: raw[name])):
-        largest = max(largest, min(1.0, (len(others) - place) * raw[name]))
-        corrected[name] = largest
-    return [
-        {
-            "model": name,
-            "errors": int((~right[name]).sum()),
-            "log_loss": losses[name],
-            "only_best_wrong": None if name == best else int((~right[best] & right[name]).sum()),
-            "only_this_wrong": None if name == best else int((right[best] & ~right[name]).sum()),
-            "p_value": corrected.get(name),
-            "more_than_chance": None if name == best else corrected[name] < 0.05,
-        }
-        for name in ranked
-    ]

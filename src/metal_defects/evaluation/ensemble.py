@@ -1,16 +1,21 @@
 """Averages the best base models: what that adds, what it costs, and whether it pays."""
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
-from metal_defects.evaluation.cross_validation import compare_answers, compare_models
-from metal_defects.metrics import Score, accuracy_interval
+from metal_defects.evaluation.significance import SIGNIFICANT, compare_answers, compare_models
+from metal_defects.metrics import Score, image_losses, share
 from metal_defects.records import Record
-from metal_defects.trust.calibration import negative_log_likelihood
 
-SIGNIFICANT = 0.05
+
+@dataclass(frozen=True)
+class Cost:
+    """What an image costs: 10^9 multiply-adds, and milliseconds; None where unknown."""
+
+    gmacs: float | None
+    milliseconds: float | None
 
 
 class EnsembleRow(Record):
@@ -40,66 +45,56 @@ class EnsembleTrial(Record):
 
 
 def try_ensembles(
-    labels: np.ndarray,
-    answers: Mapping[str, np.ndarray],
-    costs: Mapping[str, Mapping[str, float | None]],
-    most: int = 4,
-) -> dict[str, Any]:
+    labels: np.ndarray, answers: Mapping[str, np.ndarray], costs: Mapping[str, Cost], most: int = 4
+) -> EnsembleTrial:
     """Mean of the k best models' probabilities, k from 1, each against the best one alone.
 
     Args:
         labels: int (images,).
         answers: per model, out-of-fold probabilities (images, classes).
-        costs: per model, `gmacs` (10^9 multiply-adds per image) and `milliseconds` per image, None where unknown.
+        costs: per model.
         most: models at most.
-
-    Returns:
-        `rows` of `models`, `errors`, `accuracy`, `log_loss`, `gmacs`, `milliseconds` and `p_value` (exact McNemar
-        against the best model), `recommended` (the names to use) and `reason`, a sentence.
     """
-    ranked = [row["model"] for row in compare_models(labels, answers)][:most]
-    rows = [_try(labels, answers, costs, ranked[: count + 1]) for count in range(len(ranked))]
-    tests = max(len(rows) - 1, 1)
+    ranked = tuple(row.model for row in compare_models(labels, answers))[:most]
+    rows = tuple(_try(labels, answers, costs, ranked[: count + 1]) for count in range(len(ranked)))
+    alone, tests = rows[0], max(len(rows) - 1, 1)
     # Bonferroni: several sizes are tried, and the best of them is taken.
-    paying = [row for row in rows[1:] if row["p_value"] * tests < SIGNIFICANT and row["errors"] < rows[0]["errors"]]
+    paying = [row for row in rows[1:] if (row.p_value or 0) * tests < SIGNIFICANT and row.errors < alone.errors]
     if paying:
-        chosen = min(paying, key=lambda row: (row["errors"], len(row["models"])))
+        chosen = min(paying, key=lambda row: (row.errors, len(row.models)))
         reason = (
-            f"The mean of {len(chosen['models'])} models makes {chosen['errors']} errors instead of "
-            f"{rows[0]['errors']}, more than chance explains, for {_times(chosen, rows[0])} the work."
+            f"The mean of {len(chosen.models)} models makes {chosen.errors} errors instead of {alone.errors}, "
+            f"more than chance explains, for {_tell_cost(chosen, alone)} the work."
         )
     else:
-        chosen = rows[0]
+        chosen = alone
         reason = "No mean of several models is better than the best one by more than chance: it is not worth its cost."
-    return {"rows": rows, "recommended": chosen["models"], "reason": reason}
+    return EnsembleTrial(rows=rows, recommended=chosen.models, reason=reason)
 
 
 def _try(
-    labels: np.ndarray,
-    answers: Mapping[str, np.ndarray],
-    costs: Mapping[str, Mapping[str, float | None]],
-    names: list[str],
-) -> dict[str, Any]:
+    labels: np.ndarray, answers: Mapping[str, np.ndarray], costs: Mapping[str, Cost], names: tuple[str, ...]
+) -> EnsembleRow:
     mean = np.mean([answers[name] for name in names], axis=0)
     right, alone = mean.argmax(axis=1) == labels, answers[names[0]].argmax(axis=1) == labels
-    low, high = accuracy_interval(int(right.sum()), len(labels))
-    return {
-        "models": names,
-        "errors": int((~right).sum()),
-        "accuracy": {"value": float(right.mean()), "low": low, "high": high},
-        "log_loss": negative_log_likelihood(mean, labels),
-        "gmacs": _add([costs[name].get("gmacs") for name in names]),
-        "milliseconds": _add([costs[name].get("milliseconds") for name in names]),
-        "p_value": compare_answers(alone, right) if len(names) > 1 else None,
-    }
+    return EnsembleRow(
+        models=names,
+        errors=int((~right).sum()),
+        accuracy=share(int(right.sum()), len(labels)),
+        log_loss=float(image_losses(labels, mean).mean()),
+        gmacs=_add([costs[name].gmacs for name in names]),
+        milliseconds=_add([costs[name].milliseconds for name in names]),
+        p_value=compare_answers(alone, right) if len(names) > 1 else None,
+    )
 
 
 def _add(costs: list[float | None]) -> float | None:
-    return None if None in costs else float(sum(costs))
+    known = [cost for cost in costs if cost is not None]
+    return sum(known) if len(known) == len(costs) else None
 
 
-def _times(row: Mapping[str, Any], base: Mapping[str, Any]) -> str:
-    for unit in ("milliseconds", "gmacs"):
-        if row[unit] is not None and base[unit]:
-            return f"{row[unit] / base[unit]:.1f} times"
-    return f"{len(row['models'])} times"
+def _tell_cost(row: EnsembleRow, base: EnsembleRow) -> str:
+    for mine, theirs in ((row.milliseconds, base.milliseconds), (row.gmacs, base.gmacs)):
+        if mine is not None and theirs:
+            return f"{mine / theirs:.1f} times"
+    return f"{len(row.models)} times"

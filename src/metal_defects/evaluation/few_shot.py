@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from metal_defects.evaluation.cross_validation import Fit, Predict
+from metal_defects.evaluation.heads import Fit, Predict
 from metal_defects.models.augmentation import to_pixels
 
 VIEWS = 8

@@ -1,13 +1,11 @@
 """Accuracy against labelled images per class: what more labels would buy."""
 
-from typing import Any
-
 import numpy as np
 
-from metal_defects.evaluation.cross_validation import fit_convex_head, hold_out
-from metal_defects.log import track
+from metal_defects.evaluation.heads import fit_convex_head, fit_many
 from metal_defects.metrics import Score, accuracy_interval
 from metal_defects.records import Record
+from metal_defects.trust.folds import hold_out
 
 SIZES = (1, 2, 5, 10, 20, 50)
 HELD_OUT = 0.2
@@ -35,7 +33,7 @@ class CurvePoint(Record):
 
 def measure_learning_curve(
     features: np.ndarray, labels: np.ndarray, groups: np.ndarray, sizes: tuple[int, ...] = SIZES, seed: int = 0
-) -> list[dict[str, Any]]:
+) -> tuple[CurvePoint, ...]:
     """Train on ever more images per class and judge images that were held out.
 
     A fifth of the images is held out anew in every draw, copies together; the training images of a draw are nested, so
@@ -50,38 +48,40 @@ def measure_learning_curve(
         seed: of the draws.
 
     Returns:
-        A row for each size: `per_class` (None for all), `images` (mean number of training images), `draws`,
-        `accuracy` {"value", "low", "high"}: mean over draws and its 95 % interval (Student's t, over the draws'
-        spread, widened by test share / training share as by Nadeau & Bengio, Machine Learning 52 (2003) 239-281,
-        because draws overlap; never narrower than Wilson's for the images of one draw), `lowest` and `highest`
-        accuracy of a draw.
+        A point for each size. The 95 % interval of its mean is Student's t over the draws' spread, widened by test
+        share / training share as by Nadeau & Bengio, Machine Learning 52 (2003) 239-281, because draws overlap; it is
+        never narrower than Wilson's for the images of one draw.
     """
-    groups = np.unique(groups, return_inverse=True)[1]
     draws = max(count for _, count in DRAWS)
     splits = [hold_out(labels, groups, HELD_OUT, seed + draw) for draw in range(draws)]
     fewest = min(np.bincount(labels[rest])[np.unique(labels)].min() for rest, _ in splits)
     plan: list[int | None] = [size for size in sizes if size < fewest] + [None]
     jobs = [(size, draw) for size in plan for draw in range(_count_draws(size))]
-    scores: dict[int | None, list[float]] = {size: [] for size in plan}
-    counts: dict[int | None, list[int]] = {size: [] for size in plan}
     fit = fit_convex_head()
-    for size, draw in track(jobs, "Learning curve", total=len(jobs)):
+
+    def judge(job: tuple[int | None, int]) -> tuple[float, int]:
+        size, draw = job
         rest, test = splits[draw]
         chosen = rest if size is None else _draw(rest, labels, size, seed + draw)
         predict = fit(features[:, chosen], labels[chosen], groups[chosen], seed)
-        scores[size].append(float((predict(features[0, test]).argmax(axis=1) == labels[test]).mean()))
-        counts[size].append(len(chosen))
-    return [
-        {
-            "per_class": size,
-            "images": round(float(np.mean(counts[size]))),
-            "draws": len(scores[size]),
-            "accuracy": _interval(scores[size], len(splits[0][1])),
-            "lowest": min(scores[size]),
-            "highest": max(scores[size]),
-        }
+        return float((predict(features[0, test]).argmax(axis=1) == labels[test]).mean()), len(chosen)
+
+    scores: dict[int | None, list[float]] = {size: [] for size in plan}
+    counts: dict[int | None, list[int]] = {size: [] for size in plan}
+    for (size, _), (score, count) in zip(jobs, fit_many(judge, jobs, "Learning curve"), strict=True):
+        scores[size].append(score)
+        counts[size].append(count)
+    return tuple(
+        CurvePoint(
+            per_class=size,
+            images=round(float(np.mean(counts[size]))),
+            draws=len(scores[size]),
+            accuracy=_interval(scores[size], len(splits[0][1])),
+            lowest=min(scores[size]),
+            highest=max(scores[size]),
+        )
         for size in plan
-    ]
+    )
 
 
 def _count_draws(size: int | None) -> int:
@@ -94,14 +94,12 @@ def _draw(rest: np.ndarray, labels: np.ndarray, size: int, seed: int) -> np.ndar
     return np.concatenate([shuffled[labels[shuffled] == label][:size] for label in np.unique(labels)])
 
 
-def _interval(scores: list[float], tested: int) -> dict[str, float]:
+def _interval(scores: list[float], tested: int) -> Score:
     from scipy.stats import t
 
     mean, count = float(np.mean(scores)), len(scores)
     half = t.ppf(0.975, count - 1) * np.std(scores, ddof=1) * np.sqrt(1 / count + HELD_OUT / (1 - HELD_OUT))
     low, high = accuracy_interval(round(mean * tested), tested)
-    return {
-        "value": mean,
-        "low": float(max(0.0, min(low, mean - half))),
-        "high": float(min(1.0, max(high, mean + half))),
-    }
+    return Score(
+        value=mean, low=float(max(0.0, min(low, mean - half))), high=float(min(1.0, max(high, mean + half)))
+    )

@@ -95,6 +95,14 @@ def quantise(source: Path, target: Path, images: np.ndarray) -> None:
     _save(graph, target)
 
 
+def keep_outputs(source: Path, outputs: Sequence[str], target: Path) -> None:
+    """Write the part of a graph of `export_float32` that some of its outputs need."""
+    from onnx.utils import extract_model
+
+    with atomic_path(target) as partial:
+        extract_model(str(source), str(partial), [INPUT], list(outputs))
+
+
 def _normalise(model: "onnx.ModelProto", outputs: Sequence[str]) -> None:
     """Name everything by its place in the graph and drop what describes the exporter rather than the function.
 

@@ -18,7 +18,7 @@ SIDE = 1.7  # inches per image
 OPACITY = 0.55
 
 
-def show_locations(
+def draw_locations(
     images: Sequence[np.ndarray],
     heat_maps: np.ndarray,
     boxes: Sequence[np.ndarray],

@@ -3,21 +3,20 @@
 Each function draws one figure, writes it atomically (PNG or JPEG by the suffix of the target) and returns it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from metal_defects.inference.verdict import VERDICTS
 from metal_defects.plots.style import (
     BLUE,
     FAINT,
-    GREEN,
     INK,
     ORANGE,
     PALETTE,
     QUIET,
-    VERMILION,
     new_figure,
     save_figure,
     shorten,
@@ -27,36 +26,40 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-VERDICT_COLORS = {"accept": GREEN, "review": ORANGE, "unknown": VERMILION}
+    # Plots stand below the rooms that make these values; nothing of theirs is needed but their fields.
+    from metal_defects.evaluation.results import VerdictCounts
+    from metal_defects.trust.calibration import Calibration
+    from metal_defects.trust.conformal import Coverage
+
 HISTOGRAM_BINS = 60
 # Distances beyond this many limits share the last bar.
 FARTHEST = 6.0
 
 
-def reliability_diagram(report: Mapping[str, Any], target: Path, title: str) -> "Figure":
-    """Accuracy against confidence in bins of equally many images, before and after the temperature.
+def draw_reliability(calibration: "Calibration", target: Path, title: str) -> "Figure":
+    """Reliability: accuracy against confidence in bins of equally many images, before and after the temperature.
 
     Args:
-        report: of `calibration_report`.
+        calibration: measured.
         target: file to write.
         title: above the plot.
     """
     figure = new_figure(7.4, 3.8)
     grid = figure.subplots(1, 2, sharex=True, sharey=True)
-    lowest = min(
-        one[key] for stage in ("before", "after") for one in report[stage]["ece"]["bins"]
-        for key in ("confidence", "accuracy")
-    )  # fmt: skip
+    stages = {
+        "before": calibration.before.ece,
+        f"after (temperature {calibration.temperature:.2f})": calibration.after.ece,
+    }
+    lowest = min(min(one.confidence, one.accuracy) for ece in stages.values() for one in ece.bins)
     low = max(0.0, np.floor(10 * lowest - 0.2) / 10)
-    headings = {"before": "before", "after": f"after (temperature {report['temperature']:.2f})"}
-    for axes, (stage, heading) in zip(grid, headings.items(), strict=True):
-        ece = report[stage]["ece"]
-        confidence, accuracy = (np.array([one[key] for one in ece["bins"]]) for key in ("confidence", "accuracy"))
+    for axes, (heading, ece) in zip(grid, stages.items(), strict=True):
+        confidence = np.array([one.confidence for one in ece.bins])
+        accuracy = np.array([one.accuracy for one in ece.bins])
         axes.plot([low, 1], [low, 1], color=QUIET, linewidth=0.8, linestyle="--", zorder=1)
         axes.vlines(confidence, confidence, accuracy, color=FAINT, linewidth=2, zorder=1)
         axes.plot(confidence, accuracy, "o", color=BLUE, markersize=4.5, clip_on=False)
         axes.set_title(heading)
-        told = (100 * ece[key] for key in ("value", "low", "high"))
+        told = (100 * value for value in (ece.value, ece.low, ece.high))
         text = "ECE {:.2f} points\n95 % interval {:.2f} to {:.2f}".format(*told)
         axes.text(0.04, 0.96, text, transform=axes.transAxes, va="top", color=INK)
         margin = 0.03 * (1 - low)
@@ -67,7 +70,7 @@ def reliability_diagram(report: Mapping[str, Any], target: Path, title: str) -> 
     return figure
 
 
-def guard_distances(distances: Mapping[str, np.ndarray], target: Path, title: str) -> "Figure":
+def draw_guard_distances(distances: Mapping[str, np.ndarray], target: Path, title: str) -> "Figure":
     """Distributions of the distance from the training images, with the limit.
 
     Args:
@@ -81,7 +84,7 @@ def guard_distances(distances: Mapping[str, np.ndarray], target: Path, title: st
     series = {name: values[~np.isnan(values)] for name, values in distances.items()}
     if not series or not all(len(values) for values in series.values()):
         sizes = {name: len(values) for name, values in series.items()}
-        raise ValueError(f"guard_distances needs at least one series of numbers each. Got {sizes} instead.")
+        raise ValueError(f"draw_guard_distances needs at least one series of numbers each. Got {sizes} instead.")
     most = min(max(2.0, *(float(values.max()) for values in series.values())), FARTHEST)
     edges = np.linspace(0, most, HISTOGRAM_BINS + 1)
     figure = new_figure(7.0, 1.0 + 1.15 * len(series))
@@ -102,32 +105,35 @@ def guard_distances(distances: Mapping[str, np.ndarray], target: Path, title: st
     return figure
 
 
-def coverage_bars(report: Mapping[str, Any], target: Path, title: str) -> "Figure":
+def draw_coverage(coverage: "Coverage", target: Path, title: str) -> "Figure":
     """How often the set of possible classes holds the true one, per class, exact and as served.
 
     Args:
-        report: of `coverage_report`.
+        coverage: measured.
         target: file to write.
         title: above the plot.
     """
-    exact, served = report["exact"], report["served"]
-    rows = [("all classes", exact["covered"]["value"], served["covered"]["value"])]
-    both = zip(exact["per_class"], served["per_class"], strict=True)
-    rows += [(shorten(one["name"]), one["covered"], other["covered"]) for one, other in both if one["images"]]
+    exact, served, promised = coverage.exact, coverage.served, 100 * coverage.coverage
+    rows = [("all classes", exact.covered.value, served.covered.value)]
+    for one, other in zip(exact.per_class, served.per_class, strict=True):
+        if one.covered is not None and other.covered is not None:
+            rows.append((shorten(one.name), one.covered, other.covered))
     figure = new_figure(7.0, 1.3 + 0.26 * len(rows))
     axes = figure.subplots()
     y = np.arange(len(rows))[::-1]
-    for column, (name, color, sets) in enumerate((("exact", BLUE, exact), ("as served", ORANGE, served))):
-        values = [100 * row[column + 1] for row in rows]
-        label = f"{name}: {sets['mean_size']:.3f} classes per image"
-        axes.plot(values, y + 0.12 - 0.24 * column, "os"[column], color=color, label=label, clip_on=False)
+    for name, color, marker, up, sets, values in (
+        ("exact", BLUE, "o", 0.12, exact, [row[1] for row in rows]),
+        ("as served", ORANGE, "s", -0.12, served, [row[2] for row in rows]),
+    ):
+        label = f"{name}: {sets.mean_size:.3f} classes per image"
+        axes.plot(100 * np.array(values), y + up, marker, color=color, label=label, clip_on=False)
     lowest = min(min(row[1:]) for row in rows)
-    axes.axvline(100 * report["coverage"], color=INK, linewidth=1)
+    axes.axvline(promised, color=INK, linewidth=1)
     axes.set_yticks(y, [row[0] for row in rows])
     axes.set(
-        xlim=(min(100 * lowest, 100 * report["coverage"]) - 0.5, 100.2),
+        xlim=(min(100 * lowest, promised) - 0.5, 100.2),
         ylim=(-0.6, len(rows) - 0.4),
-        xlabel=f"% of images whose set holds the true class (promised: {100 * report['coverage']:g} %)",
+        xlabel=f"% of images whose set holds the true class (promised: {promised:g} %)",
     )
     axes.grid(axis="y")
     figure.legend(loc="outside upper right", ncols=2)
@@ -136,23 +142,26 @@ def coverage_bars(report: Mapping[str, Any], target: Path, title: str) -> "Figur
     return figure
 
 
-def verdict_bars(counts: Mapping[str, Mapping[str, Sequence[int]]], target: Path, title: str) -> "Figure":
+def draw_verdicts(counts: "Mapping[str, VerdictCounts]", target: Path, title: str) -> "Figure":
     """Share of images that each verdict gets, with the errors among them hatched.
 
     Args:
-        counts: per set of images and verdict: images, and how many of them have a wrong label.
+        counts: per set of images.
         target: file to write.
         title: above the plot.
     """
     figure = new_figure(7.0, 1.5 + 0.5 * len(counts))
     axes = figure.subplots()
-    for row, verdicts in enumerate(counts.values()):
-        total = max(1, sum(images for images, _ in verdicts.values()))
+    bar = {"height": 0.6}
+    for row, found in enumerate(counts.values()):
         left = 0.0
-        for verdict, color in VERDICT_COLORS.items():
-            images, wrong = (100 * number / total for number in verdicts.get(verdict, (0, 0)))
-            axes.barh(row, images - wrong, left=left, color=color, height=0.6)
-            axes.barh(row, wrong, left=left + images - wrong, color=color, height=0.6, hatch="////", edgecolor="white")
+        for name, style in VERDICTS.items():
+            number, errors = getattr(found, name), getattr(found, f"wrong_{name}")
+            images, wrong = 100 * number / max(found.images, 1), 100 * errors / max(found.images, 1)
+            axes.barh(row, images - wrong, left=left, color=style.colour, **bar)
+            axes.barh(
+                row, wrong, left=left + images - wrong, color=style.colour, hatch="////", edgecolor="white", **bar
+            )
             if images >= 6:
                 _write(axes, left + images / 2, row, f"{images:.1f} %")
             left += images
@@ -161,7 +170,7 @@ def verdict_bars(counts: Mapping[str, Mapping[str, Sequence[int]]], target: Path
     axes.set(xlim=(0, 100), xlabel="% of the images")
     from matplotlib.patches import Patch
 
-    handles = [Patch(color=color, label=verdict) for verdict, color in VERDICT_COLORS.items()]
+    handles = [Patch(color=style.colour, label=style.title) for style in VERDICTS.values()]
     handles.append(Patch(facecolor=QUIET, edgecolor="white", hatch="////", label="of these wrong"))
     figure.legend(handles=handles, loc="outside lower center", ncols=4)
     figure.suptitle(title)

@@ -10,7 +10,9 @@ import numpy as np
 from metal_defects.files import atomic_path
 from metal_defects.models.networks import pool_moments
 from metal_defects.models.specs import BACKBONES
-from metal_defects.trust.guard import Guard, guard_layers
+from metal_defects.system import map_ordered
+from metal_defects.trust.guard import Guard
+from metal_defects.trust.guard_graph import guard_layers
 from metal_defects.trust.locator import Locator, locator_layers
 
 if TYPE_CHECKING:
@@ -70,12 +72,12 @@ class OpenModel:
     Attributes:
         pixels: its input.
         maps: feature maps by tap, shallow to deep, (batch, height, width, channels).
-        probabilities: its output, (batch, classes).
+        features: what its last layer or head turns into probabilities, (batch, columns).
     """
 
     pixels: "keras.KerasTensor"
     maps: "dict[str, keras.KerasTensor]"
-    probabilities: "keras.KerasTensor"
+    features: "keras.KerasTensor"
 
 
 def open_model(model: "keras.Model") -> OpenModel:
@@ -86,7 +88,7 @@ def open_model(model: "keras.Model") -> OpenModel:
     trunk = next((layer for layer in model.layers if layer.name in BACKBONES), None)
     if trunk is None:
         names = [layer.name for layer in model.layers if isinstance(layer, layers.ReLU)]
-        return OpenModel(model.input, {name: model.get_layer(name).output for name in names}, model.output)
+        return OpenModel(model.input, {name: model.get_layer(name).output for name in names}, model.layers[-1].input)
     inner = {layer.name for layer in trunk.layers}
     taps = [tap for tap in BACKBONES[trunk.name].taps if tap in inner]
     opened = keras.Model(trunk.inputs, [trunk.get_layer(tap).output for tap in taps], name=trunk.name)
@@ -94,8 +96,7 @@ def open_model(model: "keras.Model") -> OpenModel:
     maps = dict(zip(taps, outputs if isinstance(outputs, list | tuple) else [outputs], strict=True))
     own = {layer.name for layer in model.layers}
     pooled = [moments for tap in taps if f"{tap}_mean" in own for moments in pool_moments(maps[tap], tap)]
-    features = layers.Concatenate(name="features")(pooled)
-    return OpenModel(model.input, maps, model.layers[-1](features, training=False))
+    return OpenModel(model.input, maps, layers.Concatenate(name="features")(pooled))
 
 
 def load_answer_model(artifacts: Path) -> "tuple[keras.Model, tuple[str, ...]]":
@@ -118,24 +119,50 @@ def call_by_name(model: "keras.Model", names: Sequence[str]) -> Callable[[np.nda
     return infer
 
 
+def answer_in_batches(
+    infer: Callable[[np.ndarray], dict[str, np.ndarray]], images: np.ndarray, batch: int = 8
+) -> dict[str, np.ndarray]:
+    """Outputs by name for many images, uint8 (images, side, side, 3); every core works on a batch of its own.
+
+    Args:
+        infer: as `call_by_name` and `open_graph` give it; called from several threads at once.
+        images: at least one.
+        batch: images per call; small enough for the feature maps to stay in the cache of a core.
+    """
+    parts = list(map_ordered(infer, [images[first : first + batch] for first in range(0, len(images), batch)]))
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
 def build_answer_model(model: "keras.Model", parts: AnswerParts) -> "keras.Model":
     """The classifier with what `parts` add; its outputs are `parts.outputs`.
 
-    The temperature goes into the last layer's weights, so the classifier given is changed by it.
+    It shares the layers of the classifier but for the last, whose weights are divided by the temperature in a copy.
 
     Input shape: uint8 (batch, side, side, 3).
     Output shape: float32 (batch, classes), (batch,), (batch, rows, columns).
     """
     import keras
 
-    last = model.layers[-1]
-    dense = last.layers[-1] if isinstance(last, keras.Model) else last
-    dense.set_weights([weights / parts.temperature for weights in dense.get_weights()])
     opened = open_model(model)
-    outputs = [opened.probabilities]
+    outputs = [_apply_calibrated(model.layers[-1], opened.features, parts.temperature)]
     if parts.guard is not None:
         moments = [moments for tap in parts.guard.taps for moments in pool_moments(opened.maps[tap], f"guard_{tap}")]
         outputs.append(guard_layers(moments, parts.guard))
     if parts.locator is not None:
         outputs.append(locator_layers(opened.maps, parts.locator))
     return keras.Model(opened.pixels, outputs, name="answer")
+
+
+def _apply_calibrated(
+    last: "keras.layers.Layer", features: "keras.KerasTensor", temperature: float
+) -> "keras.KerasTensor":
+    """What a copy of a head, or of a last layer, makes of its input with its logits divided by `temperature`."""
+    import keras
+
+    is_head = isinstance(last, keras.Model)
+    copy = keras.models.clone_model(last) if is_head else type(last).from_config(last.get_config())
+    probabilities = copy(features, training=False)
+    copy.set_weights(last.get_weights())
+    dense = copy.layers[-1] if is_head else copy
+    dense.set_weights([weights / temperature for weights in dense.get_weights()])
+    return probabilities

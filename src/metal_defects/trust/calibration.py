@@ -1,14 +1,12 @@
-"""Temperature scaling of out-of-fold logits, and how well confidence matches accuracy before and after.
+"""Temperature scaling of out-of-fold logits: how well confidence matches accuracy before and after (calibration).
 
 C. Guo, G. Pleiss, Y. Sun & K. Weinberger, "On calibration of modern neural networks" (ICML 2017): one temperature
 divides all logits, so that no answer changes, only its confidence.
 """
 
-from typing import Any
-
 import numpy as np
 
-from metal_defects.metrics import Score
+from metal_defects.metrics import Score, image_losses
 from metal_defects.records import Record
 
 BINS = 15
@@ -65,6 +63,7 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
         labels: integers in [0, C), (n,).
     """
     from scipy.optimize import minimize_scalar
+    from scipy.special import logsumexp
 
     logits, labels = _check(logits, labels)
     chance = 1 / (len(labels) + 2)
@@ -73,7 +72,7 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
 
     def cross_entropy(log_temperature: float) -> float:
         temperature = np.exp(log_temperature)
-        return float((_log_sum_exp(logits / temperature) - targets / temperature).mean())
+        return float((logsumexp(logits / temperature, axis=1) - targets / temperature).mean())
 
     found = minimize_scalar(cross_entropy, bounds=(np.log(COLDEST), np.log(HOTTEST)), method="bounded")
     return float(np.exp(found.x))
@@ -81,8 +80,9 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
 
 def apply_temperature(logits: np.ndarray, temperature: float) -> np.ndarray:
     """Softmax of logits, (n, C), divided by `temperature`."""
-    scaled = np.asarray(logits, np.float64) / temperature
-    return np.exp(scaled - _log_sum_exp(scaled)[:, None])
+    from scipy.special import softmax
+
+    return softmax(np.asarray(logits, np.float64) / temperature, axis=1)
 
 
 def cross_fit(logits: np.ndarray, labels: np.ndarray, folds: np.ndarray) -> np.ndarray:
@@ -102,12 +102,6 @@ def cross_fit(logits: np.ndarray, labels: np.ndarray, folds: np.ndarray) -> np.n
     return probabilities
 
 
-def negative_log_likelihood(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """Mean of -log of the true class's probability, nats."""
-    true = probabilities[np.arange(len(labels)), labels].astype(np.float64)
-    return float(-np.log(np.maximum(true, np.finfo(np.float64).tiny)).mean())
-
-
 def brier(probabilities: np.ndarray, labels: np.ndarray) -> float:
     """Mean squared distance to the one-hot truth, summed over the classes, in [0, 2] (G. Brier, 1950)."""
     return float(np.square(probabilities - np.eye(probabilities.shape[1])[labels]).sum(axis=1).mean())
@@ -115,7 +109,7 @@ def brier(probabilities: np.ndarray, labels: np.ndarray) -> float:
 
 def expected_calibration_error(
     probabilities: np.ndarray, labels: np.ndarray, bins: int = BINS, seed: int = 0
-) -> dict[str, Any]:
+) -> CalibrationError:
     """Mean gap between confidence and accuracy over bins of equally many images, with a bootstrap interval.
 
     Equal-mass bins: J. Nixon et al., "Measuring calibration in deep learning" (2019). The measure is never negative
@@ -126,10 +120,6 @@ def expected_calibration_error(
         labels: integers in [0, C), (n,).
         bins: at most; never more than images.
         seed: of the resampling.
-
-    Returns:
-        `value`, `low` and `high` (95 %), all in [0, 1], and `bins`: [{"count", "confidence", "accuracy"}], the least
-        confident first.
     """
     confidence, correct = probabilities.max(axis=1).astype(np.float64), probabilities.argmax(axis=1) == labels
     order = np.argsort(confidence, kind="stable")
@@ -147,18 +137,18 @@ def expected_calibration_error(
     value = float(np.abs(np.add.reduceat(confidence - correct, edges)).sum() / count)
     confidences, accuracies = (np.add.reduceat(part, edges) / sizes for part in (confidence, correct))
     rows = zip(sizes.tolist(), confidences.tolist(), accuracies.tolist(), strict=True)
-    return {
-        "value": value,
-        "low": min(float(low), value),
-        "high": max(float(high), value),
-        "bins": [dict(zip(("count", "confidence", "accuracy"), row, strict=True)) for row in rows],
-    }
+    return CalibrationError(
+        value=value,
+        low=min(float(low), value),
+        high=max(float(high), value),
+        bins=tuple(Bin(count=size, confidence=mean, accuracy=right) for size, mean, right in rows),
+    )
 
 
-def calibration_report(
+def judge_calibration(
     logits: np.ndarray, labels: np.ndarray, temperature: float, folds: np.ndarray, seed: int = 0
-) -> dict[str, Any]:
-    """ECE, cross-entropy and Brier score before and after.
+) -> Calibration:
+    """Calibration error, cross-entropy and Brier score before and after.
 
     Args:
         logits: out of fold, (n, C).
@@ -166,30 +156,23 @@ def calibration_report(
         temperature: that will be used, fitted to all of them.
         folds: in which fold each image was left out, (n,); "after" uses temperatures fitted on the other folds.
         seed: of the resampling.
-
-    Returns:
-        `images`, `errors`, `temperature`, and under `before` and `after` (of `cross_fit`) `ece` (see
-        `expected_calibration_error`), `negative_log_likelihood` and `brier`.
     """
     logits, labels = _check(logits, labels)
-    stages = {"before": apply_temperature(logits, 1.0), "after": cross_fit(logits, labels, folds)}
-    return {
-        "images": len(labels),
-        "errors": int((logits.argmax(axis=1) != labels).sum()),
-        "temperature": temperature,
-    } | {
-        name: {
-            "ece": expected_calibration_error(probabilities, labels, seed=seed),
-            "negative_log_likelihood": negative_log_likelihood(probabilities, labels),
-            "brier": brier(probabilities, labels),
-        }
-        for name, probabilities in stages.items()
-    }
+    return Calibration(
+        images=len(labels),
+        errors=int((logits.argmax(axis=1) != labels).sum()),
+        temperature=temperature,
+        before=_judge_confidence(apply_temperature(logits, 1.0), labels, seed),
+        after=_judge_confidence(cross_fit(logits, labels, folds), labels, seed),
+    )
 
 
-def _log_sum_exp(values: np.ndarray) -> np.ndarray:
-    largest = values.max(axis=1)
-    return largest + np.log(np.exp(values - largest[:, None]).sum(axis=1))
+def _judge_confidence(probabilities: np.ndarray, labels: np.ndarray, seed: int) -> Confidence:
+    return Confidence(
+        ece=expected_calibration_error(probabilities, labels, seed=seed),
+        negative_log_likelihood=float(image_losses(labels, probabilities).mean()),
+        brier=brier(probabilities, labels),
+    )
 
 
 def _check(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Sets of possible classes that hold the true one as often as promised.
+"""Conformal prediction sets: possible classes that hold the true one as often as promised.
 
 Least ambiguous sets: M. Sadinle, J. Lei & L. Wasserman, JASA 114 (2019) 223-234, with scores from cross-validation
 (V. Vovk, "Cross-conformal predictors", Annals of Mathematics and Artificial Intelligence 74 (2015) 9-28): a class is
@@ -12,13 +12,12 @@ Both are reported.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from metal_defects.inference.verdict import possible_classes
 from metal_defects.log import logger
-from metal_defects.metrics import Score, accuracy_interval
+from metal_defects.metrics import Score, share
 from metal_defects.records import Record
 
 
@@ -98,9 +97,9 @@ def prediction_sets(probabilities: np.ndarray, threshold: float, allow_empty: bo
     return probabilities >= threshold if allow_empty else possible_classes(probabilities, threshold)
 
 
-def coverage_report(
+def judge_coverage(
     probabilities: np.ndarray, labels: np.ndarray, folds: np.ndarray, coverage: float, class_names: Sequence[str]
-) -> dict[str, Any]:
+) -> Coverage:
     """Measured coverage of thresholds that were fitted without the image's own fold.
 
     Args:
@@ -109,11 +108,6 @@ def coverage_report(
         folds: in which fold each image was left out, (n,).
         coverage: that is promised.
         class_names: C names.
-
-    Returns:
-        `coverage`, `images`, `threshold` (of all images), and under `exact` (sets that may be empty) and `served`
-        (never empty) `covered` ({"value", "low", "high"}, 95 %), `mean_size`, `sizes` (share of images by set size,
-        from 0) and `per_class` ([{"name", "images", "covered"}], covered None where there is no image).
     """
     served, exact = (np.zeros(probabilities.shape, bool) for _ in range(2))
     of_all = fit_conformal(probabilities, labels, coverage)
@@ -122,26 +116,24 @@ def coverage_report(
         threshold = of_all if inside.all() else fit_conformal(probabilities[~inside], labels[~inside], coverage)
         served[inside] = prediction_sets(probabilities[inside], threshold)
         exact[inside] = prediction_sets(probabilities[inside], threshold, allow_empty=True)
-    return {
-        "coverage": coverage,
-        "images": len(labels),
-        "threshold": of_all,
-        "exact": _describe(exact, labels, class_names),
-        "served": _describe(served, labels, class_names),
-    }
+    return Coverage(
+        coverage=coverage,
+        images=len(labels),
+        threshold=of_all,
+        exact=_score(exact, labels, class_names),
+        served=_score(served, labels, class_names),
+    )
 
 
-def _describe(sets: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> dict[str, Any]:
-    covered = sets[np.arange(len(labels)), labels]
-    low, high = accuracy_interval(int(covered.sum()), len(labels))
-    sizes = sets.sum(axis=1)
+def _score(sets: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> SetScores:
+    covered, sizes = sets[np.arange(len(labels)), labels], sets.sum(axis=1)
     per_class = [(name, covered[labels == index]) for index, name in enumerate(class_names)]
-    return {
-        "covered": {"value": float(covered.mean()), "low": low, "high": high},
-        "mean_size": float(sizes.mean()),
-        "sizes": (np.bincount(sizes) / len(sizes)).tolist(),
-        "per_class": [
-            {"name": name, "images": len(hits), "covered": float(hits.mean()) if len(hits) else None}
+    return SetScores(
+        covered=share(int(covered.sum()), len(labels)),
+        mean_size=float(sizes.mean()),
+        sizes=tuple((np.bincount(sizes) / len(sizes)).tolist()),
+        per_class=tuple(
+            ClassCoverage(name=name, images=len(hits), covered=float(hits.mean()) if len(hits) else None)
             for name, hits in per_class
-        ],
-    }
+        ),
+    )

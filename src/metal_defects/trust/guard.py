@@ -1,4 +1,4 @@
-"""The guard: how far an image is from the textures that the model was trained on.
+"""The guard, an out-of-distribution detector: how far an image is from the textures that the model was trained on.
 
 The distance of Lee et al., "A simple unified framework for detecting out-of-distribution samples" (NeurIPS 2018), to
 the nearest class, on the moments of one texture layer, with three changes: variances enter as logarithms; each class
@@ -11,18 +11,15 @@ All covariances are shrunk by Ledoit & Wolf, Journal of Multivariate Analysis 88
 towards a multiple of the identity, then each class's towards the shared one, so that a handful of images is enough.
 """
 
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from metal_defects.metrics import Score
+from metal_defects.metrics import Score, share
 from metal_defects.records import Record
-
-if TYPE_CHECKING:
-    import keras
+from metal_defects.system import map_ordered
+from metal_defects.trust.folds import Fold, count_groups, make_folds
 
 FOLDS = 5
 # Of a channel's median variance; below this, differences in variance are rounding errors.
@@ -104,6 +101,29 @@ class Guard:
             squares[:, index] = self.stiffness[index] * np.square(away).sum(axis=1) + own
         return np.sqrt(np.maximum(squares.min(axis=1), 0)) / self.scale
 
+    @property
+    def seen(self) -> np.ndarray:
+        """The out-of-fold distances that there are."""
+        return self.out_of_fold[np.isfinite(self.out_of_fold)]
+
+    def judge(self, held_out: np.ndarray) -> GuardFindings:
+        """How many known surfaces pass.
+
+        Args:
+            held_out: distances of images that it was not fitted to, (images,).
+        """
+        seen, shares = self.seen, (0.05, 0.5, 0.95, 1.0)
+        return GuardFindings(
+            taps=self.taps,
+            acceptance=self.acceptance,
+            accepted_out_of_fold=share(int((seen <= 1).sum()), len(seen)) if len(seen) else None,
+            accepted_held_out=share(int((held_out <= 1).sum()), len(held_out)),
+            distances=Quantiles(
+                out_of_fold=np.quantile(seen, shares).tolist() if len(seen) else None,
+                held_out=np.quantile(held_out, shares).tolist(),
+            ),
+        )
+
     def to_arrays(self) -> dict[str, np.ndarray]:
         """What the graph needs, for answer.npz; `from_arrays` reads it."""
         arrays = {name: np.asarray(getattr(self, name), np.float32) for name in _STORED}
@@ -118,9 +138,7 @@ class Guard:
         return cls(taps, channels, **values, **numbers, out_of_fold=np.empty(0))
 
 
-_STORED = (
-    "floor", "centre", "whitening", "means", "stiffness", "directions", "weights", "scale", "acceptance",
-)  # fmt: skip
+_STORED = ("floor", "centre", "whitening", "means", "stiffness", "directions", "weights", "scale", "acceptance")
 
 
 def choose_guard_taps(taps: Sequence[str]) -> tuple[str, ...]:
@@ -149,6 +167,8 @@ def fit_guard(
     Raises:
         ValueError: an argument has another shape or range.
     """
+    from threadpoolctl import threadpool_limits
+
     features, labels, groups = np.asarray(features, np.float64), np.asarray(labels), np.asarray(groups)
     columns = 2 * sum(channels.values())
     if features.shape != (len(labels), columns) or not len(labels) == len(groups) > 1:
@@ -161,10 +181,15 @@ def fit_guard(
     if len(np.unique(groups)) < FEWEST_PER_CLASS * len(np.unique(labels)):
         labels = np.zeros_like(labels)
     distances = np.full(len(labels), np.nan)
-    for train, test in _make_folds(labels, groups, seed):
+
+    def measure(fold: Fold) -> tuple[np.ndarray, np.ndarray]:
+        train, test = fold
         known = test[np.isin(labels[test], labels[train])]
-        if len(known):
-            distances[known] = _fit(features[train], labels[train], channels).distance(features[known])
+        return known, _fit(features[train], labels[train], channels).distance(features[known])
+
+    with threadpool_limits(1):  # a core for each fold, not all of them for every small product
+        for known, found in map_ordered(measure, _split(labels, groups, seed)):
+            distances[known] = found
     guard = _fit(features, labels, channels)
     seen = distances[np.isfinite(distances)]
     # Without a second image of any class, the images themselves are all there is to go by.
@@ -173,58 +198,12 @@ def fit_guard(
     return replace(guard, scale=scale, acceptance=float(acceptance), out_of_fold=distances / scale)
 
 
-def guard_layers(moments: "Sequence[keras.KerasTensor]", guard: Guard) -> "keras.KerasTensor":
-    """The guard as part of a Keras graph that is exported to ONNX (a .h5 file would not take its operations).
-
-    Input shape: per tap twice (batch, channels), the means and then the variances.
-    Output shape: (batch,), distance in units of the limit.
-    """
-    from keras import layers, ops
-
-    count, size, rank = guard.directions.shape
-    floors = np.split(guard.floor.astype(np.float32), np.cumsum(guard.channels)[:-1])
-    columns = [
-        column
-        for mean, variance, floor in zip(moments[::2], moments[1::2], floors, strict=True)
-        for column in (mean, ops.log(ops.maximum(variance, 0.0) + floor))
-    ]
-    joined = layers.Concatenate(name="guard_moments")(columns)
-    z = _dense(joined, guard.whitening, -guard.centre @ guard.whitening, "guard_whitening")
-    # |z - m|² = |z|² - 2 z·m + |m|²
-    cross = _dense(z, -2 * guard.means.T, np.square(guard.means).sum(axis=1), "guard_means")
-    squares = (ops.sum(ops.square(z), axis=1, keepdims=True) + cross) * guard.stiffness.astype(np.float32)
-    if rank:
-        flat = guard.directions.transpose(1, 0, 2).reshape(size, count * rank)
-        offsets = -np.einsum("cd,cdr->cr", guard.means, guard.directions).ravel()
-        own = layers.Reshape((count, rank), name="guard_own")(_dense(z, flat, offsets, "guard_directions"))
-        squares = squares + ops.sum(ops.square(own) * guard.weights.astype(np.float32), axis=2)
-    nearest = ops.maximum(ops.min(squares, axis=1), 0.0)
-    return ops.sqrt(nearest) / np.float32(guard.scale)
-
-
-def _dense(x: "keras.KerasTensor", kernel: np.ndarray, bias: np.ndarray, name: str) -> "keras.KerasTensor":
-    from keras import layers
-
-    layer = layers.Dense(kernel.shape[1], trainable=False, name=name)
-    result = layer(x)
-    layer.set_weights([kernel.astype(np.float32), bias.astype(np.float32)])
-    return result
-
-
-def _make_folds(labels: np.ndarray, groups: np.ndarray, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Positions to fit on and to measure; the copies of an image stay together, classes keep their shares."""
-    from sklearn.model_selection import StratifiedGroupKFold
-
-    pairs = np.unique(np.stack([labels.astype(str), groups.astype(str)]), axis=1)
-    largest = int(np.unique(pairs[0], return_counts=True)[1].max())
-    count = min(FOLDS, largest, len(np.unique(groups)))
+def _split(labels: np.ndarray, groups: np.ndarray, seed: int) -> list[Fold]:
+    """Folds that can be fitted: none where no class has a second image."""
+    count = min(FOLDS, int(count_groups(labels, groups).max()), len(np.unique(groups)))
     if count < 2:
         return []
-    codes = np.unique(labels, return_inverse=True)[1]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that a class is smaller than the number of folds is met by the caller
-        splitter = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
-        return [fold for fold in splitter.split(codes, codes, groups) if len(fold[0]) > 1 and len(fold[1])]
+    return [fold for fold in make_folds(labels, groups, count, seed) if len(fold[0]) > 1 and len(fold[1])]
 
 
 def _are_variances(channels: Iterable[int]) -> np.ndarray:
@@ -261,9 +240,19 @@ def _fit(features: np.ndarray, labels: np.ndarray, channels: Mapping[str, int]) 
     own = [_describe_class((x[codes == code] - means[code]) @ whitening, rank) for code in range(len(names))]
     stiffness, directions, weights = (np.stack(part) for part in zip(*own, strict=True))
     return Guard(
-        tuple(channels), tuple(channels.values()), floor, centre, whitening, (means - centre) @ whitening,
-        stiffness, directions, weights, scale=1.0, acceptance=1.0, out_of_fold=np.empty(0),
-    )  # fmt: skip
+        taps=tuple(channels),
+        channels=tuple(channels.values()),
+        floor=floor,
+        centre=centre,
+        whitening=whitening,
+        means=(means - centre) @ whitening,
+        stiffness=stiffness,
+        directions=directions,
+        weights=weights,
+        scale=1.0,
+        acceptance=1.0,
+        out_of_fold=np.empty(0),
+    )
 
 
 def _describe_class(residuals: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

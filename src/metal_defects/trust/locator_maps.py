@@ -1,17 +1,15 @@
 """Feature maps of many images, as the locator needs them: on disk, in half precision, of layers that share a grid."""
 
 import os
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from metal_defects.log import track
-from metal_defects.models.feature_bank import BATCH, Engine, fastest_engine
+from metal_defects.models.feature_bank import BATCH, fastest_engine
+from metal_defects.system import map_ordered
 
 if TYPE_CHECKING:
     import keras
@@ -19,6 +17,7 @@ if TYPE_CHECKING:
 STRIDE = 16  # pixels per cell of the grid, as nearly as the layers allow
 MOST_BYTES = 1_000_000_000
 MOST_FLOAT16 = 60_000.0
+MOST_LEARNED = 100_000
 
 
 def choose_grid(sides: Mapping[str, int], image_size: int) -> int:
@@ -48,11 +47,25 @@ def count_affordable(maps: "Mapping[str, keras.KerasTensor]", image_size: int) -
     return max(1, MOST_BYTES // (2 * sum(int(np.prod(maps[tap].shape[1:])) for tap in taps)))
 
 
+def choose_learned(
+    boxes: Sequence[np.ndarray], maps: "Mapping[str, keras.KerasTensor]", image_size: int, others: int
+) -> np.ndarray:
+    """Which training images teach the locator: evenly spread, as many as there is room for beside the `others`.
+
+    Args:
+        boxes: of the training images.
+        maps: feature maps by name.
+        image_size: side of the images in pixels.
+        others: images whose maps are needed, too.
+    """
+    room = min(max(count_affordable(maps, image_size) - others, 1), MOST_LEARNED, len(boxes))
+    return np.linspace(0, len(boxes) - 1, room).round().astype(int)
+
+
 def extract_maps(
     pixels: "keras.KerasTensor",
     maps: "Mapping[str, keras.KerasTensor]",
-    images: Iterable[np.ndarray],
-    count: int,
+    images: np.ndarray,
     folder: Path,
 ) -> dict[str, np.ndarray]:
     """Feature maps of images, float16 (images, side, side, channels) by tap, in files that memory is not needed for.
@@ -60,8 +73,7 @@ def extract_maps(
     Args:
         pixels: input of a classifier.
         maps: its feature maps by name, shallow to deep, as `open_model` gives them.
-        images: uint8 (side, side, 3) each.
-        count: how many there are.
+        images: uint8 (images, side, side, 3).
         folder: gets one .npy file per tap.
     """
     import keras
@@ -74,9 +86,10 @@ def extract_maps(
     folder.mkdir(parents=True, exist_ok=True)
     _, run = fastest_engine(model, folder)
     ends = np.cumsum([int(np.prod(shape)) for shape in shapes])
-    files = [_allocate(folder / f"{tap}.npy", (count, *shape)) for tap, shape in zip(taps, shapes, strict=True)]
+    files = [_allocate(folder / f"{tap}.npy", (len(images), *shape)) for tap, shape in zip(taps, shapes, strict=True)]
     start = 0
-    for rows in _run_batches(run, track(images, "Feature maps", total=count)):
+    batches = [images[first : first + BATCH] for first in range(0, len(images), BATCH)]
+    for rows in track(map_ordered(run, batches), "Feature maps", total=len(batches)):
         for file, part in zip(files, np.split(rows, ends[:-1], axis=1), strict=True):
             part = np.clip(part, -MOST_FLOAT16, MOST_FLOAT16)
             file[start : start + len(rows)] = part.reshape(-1, *file.shape[1:])
@@ -96,15 +109,3 @@ def _allocate(path: Path, shape: tuple[int, ...]) -> np.ndarray:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     return array
 
-
-def _run_batches(run: Engine, images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """Outputs in order; every core works on a batch of its own."""
-    remaining, workers = iter(images), os.cpu_count() or 1
-    waiting: deque[Future[np.ndarray]] = deque()
-    with ThreadPoolExecutor(workers) as pool:
-        while batch := list(islice(remaining, BATCH)):
-            waiting.append(pool.submit(run, np.stack(batch)))
-            if len(waiting) > 2 * workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()

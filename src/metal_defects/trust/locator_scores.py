@@ -1,4 +1,4 @@
-"""How well heat maps and boxes show where the defects are, beside what a guess would score.
+"""Localisation metrics: how well heat maps and boxes show where the defects are, beside what a guess would score.
 
 - Pointing game: share of images in which the centre of the hottest cell lies in a box (Zhang et al., IJCV 126 (2018)
   1084-1102).
@@ -13,12 +13,12 @@ For energy and IoU, maps are interpolated bilinearly to POINTS × POINTS. Images
 
 from collections.abc import Sequence
 from statistics import NormalDist
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from metal_defects.inference.boxes import Box, find_boxes
-from metal_defects.metrics import DEFAULT_CONFIDENCE, Score, accuracy_interval
+from metal_defects.metrics import DEFAULT_CONFIDENCE, Score, share
 from metal_defects.records import Record
 from metal_defects.trust.locator_targets import draw_boxes, fit_linear, mask_iou, pool_means, stretch
 
@@ -69,8 +69,7 @@ def score_maps(
     boxes: Sequence[np.ndarray],
     threshold: float,
     box_threshold: float | None = None,
-    confidence: float = DEFAULT_CONFIDENCE,
-) -> dict[str, Any]:
+) -> MapScores:
     """All scores of some images' heat maps.
 
     Args:
@@ -78,11 +77,9 @@ def score_maps(
         boxes: true ones of each image, left, top, right, bottom as shares of the sides, (n, 4).
         threshold: of the masks; chosen on other images.
         box_threshold: of the boxes, likewise; that of the masks where None.
-        confidence: level of the intervals, in (0, 1).
 
     Returns:
-        `images` with boxes, `boxes` in them, both thresholds, and `pointing`, `energy`, `iou` and `ap50`, each
-        {"value", "low", "high"}: Wilson for the first, normal for the means, bootstrap over images for the last.
+        95 % intervals: Wilson's for pointing, normal for the means, a bootstrap over images for AP50.
 
     Raises:
         ValueError: the arguments have different lengths, or no image has a box.
@@ -97,18 +94,16 @@ def score_maps(
     found = [find_boxes(heat_maps[index], box_threshold) for index in kept]
     true = [np.asarray(boxes[index], float) for index in kept]
     maps, masks = stretch(heat_maps[kept], POINTS), np.stack([draw_boxes(each, POINTS) for each in true])
-    hits = int(point_hits(heat_maps[kept], masks).sum())
-    low, high = accuracy_interval(hits, len(kept), confidence)
-    return {
-        "images": len(kept),
-        "boxes": sum(len(each) for each in true),
-        "threshold": threshold,
-        "box_threshold": box_threshold,
-        "pointing": {"value": hits / len(kept), "low": low, "high": high},
-        "energy": _mean(energy_inside(maps, masks), confidence),
-        "iou": _mean(mask_iou(maps >= threshold, masks), confidence),
-        "ap50": _bootstrap(match_boxes(found, true), [len(t) for t in true], confidence),
-    }
+    return MapScores(
+        images=len(kept),
+        boxes=sum(len(each) for each in true),
+        threshold=threshold,
+        box_threshold=box_threshold,
+        pointing=share(int(point_hits(heat_maps[kept], masks).sum()), len(kept)),
+        energy=_mean(energy_inside(maps, masks)),
+        iou=_mean(mask_iou(maps >= threshold, masks)),
+        ap50=_bootstrap(match_boxes(found, true), [len(t) for t in true]),
+    )
 
 
 def point_hits(maps: np.ndarray, masks: np.ndarray) -> np.ndarray:
@@ -202,20 +197,20 @@ def draw_grad_cam(maps: np.ndarray, labels: np.ndarray, targets: np.ndarray) -> 
     return heat / np.maximum(heat.max(axis=(1, 2), keepdims=True), 1e-12)
 
 
-def _mean(values: np.ndarray, confidence: float) -> dict[str, float]:
+def _mean(values: np.ndarray) -> Score:
     mean, half = float(values.mean()), 0.0
     if len(values) > 1:
-        critical = NormalDist().inv_cdf((1 + confidence) / 2)
+        critical = NormalDist().inv_cdf((1 + DEFAULT_CONFIDENCE) / 2)
         half = critical * float(values.std(ddof=1)) / np.sqrt(len(values))
-    return {"value": mean, "low": max(0.0, float(mean - half)), "high": min(1.0, float(mean + half))}
+    return Score(value=mean, low=max(0.0, float(mean - half)), high=min(1.0, float(mean + half)))
 
 
-def _bootstrap(matches: Sequence[np.ndarray], counts: Sequence[int], confidence: float) -> dict[str, float]:
+def _bootstrap(matches: Sequence[np.ndarray], counts: Sequence[int]) -> Score:
     """Average precision with percentiles over resampled images; the value always lies within."""
     value, random = average_precision(np.concatenate(matches), sum(counts)), np.random.default_rng(0)
     draws = random.integers(len(matches), size=(RESAMPLES, len(matches)))
     values = [
         average_precision(np.concatenate([matches[i] for i in draw]), sum(counts[i] for i in draw)) for draw in draws
     ]
-    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return {"value": value, "low": min(float(low), value), "high": max(float(high), value)}
+    low, high = np.quantile(values, [(1 - DEFAULT_CONFIDENCE) / 2, (1 + DEFAULT_CONFIDENCE) / 2])
+    return Score(value=value, low=min(float(low), value), high=max(float(high), value))

@@ -88,3 +88,14 @@ def test_blurs_smooth_and_keep_the_mean(name: str) -> None:
     damaged = corrupt(image, name, 4, (0,)).astype(float)
     assert damaged.mean() == pytest.approx(image.mean(), abs=1.5)
     assert np.abs(np.diff(damaged, axis=0)).mean() < 0.7 * np.abs(np.diff(image.astype(float), axis=0)).mean()
+
+
+@pytest.mark.parametrize("name", CORRUPTIONS)
+def test_a_grey_image_is_damaged_as_a_coloured_one(name: str) -> None:
+    grey = draw_texture()
+    damaged = corrupt(grey, name, 4, (3,))
+    assert damaged.shape == grey.shape
+    row = CORRUPTIONS[name]
+    in_full = row.apply(grey, row.levels[3], np.random.default_rng((3,)))
+    # Sums over one channel and over three differ in the last bit; a level may be rounded the other way.
+    assert np.abs(damaged.astype(int) - in_full).max() <= 1

@@ -7,16 +7,14 @@ from hypothesis import strategies as st
 
 from metal_defects.errors import DataError
 from metal_defects.evaluation.cross_validation import (
-    Predict,
-    compare_answers,
-    compare_models,
+    ImageNames,
+    OutOfFold,
     find_label_suspects,
-    fit_convex_head,
-    hold_out,
+    judge_folds,
     out_of_fold,
-    softmax,
-    summarise,
 )
+from metal_defects.evaluation.heads import Predict, fit_convex_head
+from metal_defects.evaluation.significance import compare_answers, compare_models
 
 
 def draw_bank(
@@ -28,6 +26,11 @@ def draw_bank(
     centres = random.normal(0, distance, (classes, 6))
     clean = centres[labels] + random.normal(0, 1, (len(labels), 6))
     return np.stack([clean, clean + random.normal(0, 0.3, clean.shape)]).astype(np.float32), labels
+
+
+def name_images(count: int) -> ImageNames:
+    sources = [f"{index}.png" for index in range(count)]
+    return ImageNames(sources, [f"pictures/{source}" for source in sources], [("b",)] * count)
 
 
 def test_no_head_judges_an_image_that_it_saw() -> None:
@@ -47,7 +50,7 @@ def test_no_head_judges_an_image_that_it_saw() -> None:
 
         return predict
 
-    result = out_of_fold(features, labels, groups, fit, folds=4, repeats=2)
+    result = out_of_fold(features, labels, groups, fit, folds=4, repeats=2, workers=1)
     assert len(seen) == 8
     for trained, judged in seen:
         assert not {position // 2 for position in trained} & {position // 2 for position in judged}
@@ -87,22 +90,15 @@ def test_summary_names_every_image_ever_misjudged() -> None:
     features, labels = draw_bank()
     labels[0] = 2
     result = out_of_fold(features, labels, np.arange(len(labels)), fit_convex_head(), repeats=3)
-    summary = summarise(result, [f"{index}.png" for index in range(len(labels))], ["a", "b", "c"])
-    wrong = {row["source"]: row for row in summary["misjudged"]}
-    assert wrong["0.png"]["true"] == "c"
-    assert wrong["0.png"]["predicted"] == "a"
-    assert wrong["0.png"]["times"] == 3
-    assert len(summary["repeats"]) == 3
-    assert summary["metrics"]["n"] == len(labels)
-    assert 0 in summary["metrics"]["misjudged"]
-    assert summary["accuracy"]["low"] < summary["accuracy"]["value"] < summary["accuracy"]["high"]
-
-
-def test_hold_out_keeps_copies_together_and_classes_even() -> None:
-    labels, groups = np.repeat([0, 1], 50), np.arange(100) // 2
-    rest, test = hold_out(labels, groups, 0.2, seed=1)
-    assert not set(groups[rest]) & set(groups[test])
-    assert np.bincount(labels[test]).tolist() == [10, 10]
+    summary = judge_folds(result, ["a", "b", "c"], name_images(len(labels)))
+    wrong = {row.source: row for row in summary.misjudged}["0.png"]
+    assert (wrong.true, wrong.predicted, wrong.times) == ("c", "a", 3)
+    assert (wrong.picture, wrong.other_boxes) == ("pictures/0.png", ("b",))
+    assert "0.png" in [row.source for row in summary.suspects]
+    assert len(summary.repeats) == 3
+    assert summary.metrics.n == len(labels)
+    assert 0 in summary.metrics.misjudged
+    assert summary.accuracy.low < summary.accuracy.value < summary.accuracy.high
 
 
 def test_suspects_are_the_swapped_labels_the_surest_first() -> None:
@@ -119,11 +115,13 @@ def test_suspects_are_the_swapped_labels_the_surest_first() -> None:
 @given(seed=st.integers(0, 10_000))
 @settings(deadline=None, max_examples=30)
 def test_suspects_are_those_of_cleanlab(seed: int) -> None:
+    from scipy.special import softmax
+
     rank = pytest.importorskip("cleanlab.filter")
     random = np.random.default_rng(seed)
     labels = np.arange(120) % 3
     logits = random.normal(0, 1, (120, 3)) + 2 * np.eye(3)[(labels + (random.random(120) < 0.1)) % 3]
-    probabilities = softmax(logits)
+    probabilities = softmax(logits, axis=1)
     expected = rank.find_label_issues(
         labels, probabilities, filter_by="confident_learning", return_indices_ranked_by="self_confidence"
     )
@@ -150,20 +148,14 @@ def test_models_are_ranked_and_only_a_clear_difference_counts() -> None:
         return probabilities
 
     rows = compare_models(labels, {"poor": answer(30), "best": answer(1), "near": answer(3)})
-    assert [row["model"] for row in rows] == ["best", "near", "poor"]
-    assert [row["more_than_chance"] for row in rows] == [None, False, True]
-    assert rows[2]["only_this_wrong"] == 29
+    assert [row.model for row in rows] == ["best", "near", "poor"]
+    assert [row.more_than_chance for row in rows] == [None, False, True]
+    assert rows[2].only_this_wrong == 29
     # Holm: the smallest of two p values counts twice.
-    assert rows[2]["p_value"] == pytest.approx(2 * 2 / 2**29)
+    assert rows[2].p_value == pytest.approx(2 * 2 / 2**29)
 
 
-def test_one_fold_has_no_spread_and_stays_json() -> None:
-    import json
-
-    from metal_defects.evaluation.cross_validation import OutOfFold, summarise
-
+def test_one_fold_has_no_spread() -> None:
     logits = np.log(np.array([[[0.8, 0.2], [0.3, 0.7], [0.6, 0.4]]], np.float32))
     found = OutOfFold(np.array([0, 1, 1]), logits, np.zeros((1, 3), int))
-    summary = summarise(found, ["a", "b", "c"], ["A", "B"])
-    assert summary["repeats"][0]["spread_of_folds"] is None
-    json.dumps(summary, allow_nan=False)
+    assert judge_folds(found, ["A", "B"], name_images(3)).repeats[0].spread_of_folds is None

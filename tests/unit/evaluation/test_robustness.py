@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from metal_defects.evaluation.robustness import measure_robustness
-from metal_defects.plots.robustness import noise_curve, robustness_map
+from metal_defects.plots.robustness import draw_noise_curve, draw_robustness_map
 
 NAMES = ("gaussian_noise", "dark", "occlusion")
 
@@ -31,20 +31,18 @@ def accepts(probabilities: np.ndarray, distance: np.ndarray) -> np.ndarray:
 def test_what_is_damaged_is_judged_worse_and_the_guard_notices() -> None:
     images, labels = draw_images()
     result = measure_robustness(classify, images, labels, accepts, names=NAMES, images_per_cell=20)
-    assert result["images"] == 20
-    assert result["clean"] == {
-        "accuracy": result["clean"]["accuracy"], "accepted": 1.0, "silent_errors": 0.0,
-    }  # fmt: skip
-    assert result["clean"]["accuracy"]["value"] == 1
-    dark = [cell["value"] for cell in result["accuracy"]["dark"]]
+    assert result.images == 20
+    assert (result.clean.accuracy.value, result.clean.accepted, result.clean.silent_errors) == (1, 1, 0)
+    dark = [cell.value for cell in result.accuracy["dark"]]
     # 160 - 0.15 * 255 = 122 reads as dark; 160 - 0.25 * 255 = 96 looks like a dark image and is believed.
     assert dark == [1, 1, 0.5, 0.5, 0.5]
-    assert result["accepted"]["dark"][2] == 0
-    assert result["silent_errors"]["dark"][2] == 0
-    assert result["silent_errors"]["dark"][4] == 0.5
-    assert result["mean"][4] == pytest.approx(np.mean([result["accuracy"][name][4]["value"] for name in NAMES]))
-    assert 0 < result["errors_accepted"] < 1
-    assert result["levels"]["gaussian_noise"] == [50, 40, 30, 25, 20]
+    assert result.accepted is not None and result.silent_errors is not None and result.errors_accepted is not None
+    assert result.accepted["dark"][2] == 0
+    assert result.silent_errors["dark"][2] == 0
+    assert result.silent_errors["dark"][4] == 0.5
+    assert result.mean[4] == pytest.approx(np.mean([result.accuracy[name][4].value for name in NAMES]))
+    assert 0 < result.errors_accepted < 1
+    assert result.levels["gaussian_noise"] == (50, 40, 30, 25, 20)
 
 
 def test_result_repeats_itself_and_samples_evenly() -> None:
@@ -61,13 +59,13 @@ def test_result_repeats_itself_and_samples_evenly() -> None:
     ]
     assert runs[0] == runs[1]
     assert sum(seen) == len(seen) / 2
-    assert "accepted" not in runs[0]
+    assert runs[0].accepted is None and runs[0].silent_errors_mean is None
 
 
 @pytest.mark.parametrize("verdicts", [True, False])
 def test_plots_are_written(tmp_path, verdicts: bool) -> None:
     images, labels = draw_images(12)
     result = measure_robustness(classify, images, labels, accepts if verdicts else None, names=NAMES)
-    robustness_map(result, tmp_path / "map.png", "Toy")
-    noise_curve(result, tmp_path / "noise.png", "Toy")
+    draw_robustness_map(result, tmp_path / "map.png", "Toy")
+    draw_noise_curve(result, tmp_path / "noise.png", "Toy")
     assert min((tmp_path / name).stat().st_size for name in ("map.png", "noise.png")) > 5_000

@@ -9,25 +9,33 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from metal_defects.plots.trust import coverage_bars, guard_distances, reliability_diagram, verdict_bars
-from metal_defects.trust.calibration import apply_temperature, calibration_report
-from metal_defects.trust.conformal import coverage_report
+from metal_defects.evaluation.results import VerdictCounts
+from metal_defects.plots.trust import draw_coverage, draw_guard_distances, draw_reliability, draw_verdicts
+from metal_defects.trust.calibration import apply_temperature, judge_calibration
+from metal_defects.trust.conformal import judge_coverage
 
 NAMES = ["Crazing", "a $5 coin pressed into a very long strip of steel", "Never seen"]
 RANDOM = np.random.default_rng(0)
 LOGITS = RANDOM.normal(0, 3, (400, 3)) - np.array([0, 0, 50])
 LABELS = (RANDOM.random(400) > apply_temperature(LOGITS, 2.0)[:, 0]).astype(int)
 FOLDS = np.arange(400) % 5
-CALIBRATION = calibration_report(LOGITS, LABELS, 2.0, FOLDS)
-COVERAGE = coverage_report(apply_temperature(LOGITS, 2.0), LABELS, FOLDS, 0.95, NAMES)
+CALIBRATION = judge_calibration(LOGITS, LABELS, 2.0, FOLDS)
+COVERAGE = judge_coverage(apply_temperature(LOGITS, 2.0), LABELS, FOLDS, 0.95, NAMES)
 DISTANCES = {"training": np.append(RANDOM.uniform(0.3, 1.05, 200), np.nan), "photographs": RANDOM.uniform(2, 90, 50)}
-COUNTS = {"held out": {"accept": (96, 1), "review": (3, 2), "unknown": (1, 0)}, "another mill": {"unknown": (10, 7)}}
+COUNTS = {
+    "held out": VerdictCounts(
+        images=100, accept=96, review=3, unknown=1, wrong_accept=1, wrong_review=2, wrong_unknown=0
+    ),
+    "another mill": VerdictCounts(
+        images=10, accept=0, review=0, unknown=10, wrong_accept=0, wrong_review=0, wrong_unknown=7
+    ),
+}
 
 PLOTS: list[tuple[Callable[..., Figure], Any]] = [
-    (reliability_diagram, CALIBRATION),
-    (guard_distances, DISTANCES),
-    (coverage_bars, COVERAGE),
-    (verdict_bars, COUNTS),
+    (draw_reliability, CALIBRATION),
+    (draw_guard_distances, DISTANCES),
+    (draw_coverage, COVERAGE),
+    (draw_verdicts, COUNTS),
 ]
 
 
@@ -46,14 +54,14 @@ def test_file_is_whole_and_repeats(plot: Callable[..., Figure], content: Any, tm
 
 
 def test_reliability_tells_both_errors(tmp_path: Path) -> None:
-    told = texts(reliability_diagram(CALIBRATION, tmp_path / "a.png", "t"))
-    for stage in ("before", "after"):
-        assert f"ECE {100 * CALIBRATION[stage]['ece']['value']:.2f} points" in told
+    told = texts(draw_reliability(CALIBRATION, tmp_path / "a.png", "t"))
+    for stage in (CALIBRATION.before, CALIBRATION.after):
+        assert f"ECE {100 * stage.ece.value:.2f} points" in told
     assert "after (temperature 2.00)" in told
 
 
 def test_guard_shows_the_share_within_the_limit(tmp_path: Path) -> None:
-    told = texts(guard_distances(DISTANCES, tmp_path / "a.png", "t"))
+    told = texts(draw_guard_distances(DISTANCES, tmp_path / "a.png", "t"))
     share = 100 * (DISTANCES["training"][:-1] <= 1).mean()
     assert f"training: {share:.1f} % of 200 within the limit" in told
     assert "photographs: 0.0 % of 50 within the limit" in told
@@ -63,17 +71,17 @@ def test_guard_shows_the_share_within_the_limit(tmp_path: Path) -> None:
 @pytest.mark.parametrize("distances", [{}, {"training": np.array([np.nan])}])
 def test_guard_refuses_nothing(distances: dict, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at least one series"):
-        guard_distances(distances, tmp_path / "a.png", "t")
+        draw_guard_distances(distances, tmp_path / "a.png", "t")
 
 
 def test_coverage_leaves_out_absent_classes(tmp_path: Path) -> None:
-    told = texts(coverage_bars(COVERAGE, tmp_path / "a.png", "t"))
+    told = texts(draw_coverage(COVERAGE, tmp_path / "a.png", "t"))
     assert "Crazing" in told and "Never seen" not in told
-    assert f"exact: {COVERAGE['exact']['mean_size']:.3f} classes per image" in told
+    assert f"exact: {COVERAGE.exact.mean_size:.3f} classes per image" in told
 
 
 def test_verdict_bars_add_up(tmp_path: Path) -> None:
-    figure = verdict_bars(COUNTS, tmp_path / "a.png", "t")
+    figure = draw_verdicts(COUNTS, tmp_path / "a.png", "t")
     widths: dict[float, float] = {}
     for patch in figure.axes[0].patches:
         row = patch.get_y()

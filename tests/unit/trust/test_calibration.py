@@ -5,16 +5,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from metal_defects.metrics import image_losses
 from metal_defects.trust.calibration import (
     COLDEST,
     HOTTEST,
     apply_temperature,
     brier,
-    calibration_report,
     cross_fit,
     expected_calibration_error,
     fit_temperature,
-    negative_log_likelihood,
+    judge_calibration,
 )
 
 
@@ -73,25 +73,25 @@ def test_ece_against_the_textbook() -> None:
         for one in range(10)
     ]
     found = expected_calibration_error(probabilities, labels, bins=10)
-    assert found["value"] == pytest.approx(sum(gaps), abs=1e-9)
-    assert found["low"] < found["value"] < found["high"]
-    assert [one["count"] for one in found["bins"]] == [100] * 10
+    assert found.value == pytest.approx(sum(gaps), abs=1e-9)
+    assert found.low < found.value < found.high
+    assert [one.count for one in found.bins] == [100] * 10
     assert found == expected_calibration_error(probabilities, labels, bins=10)
 
 
 def test_ece_of_certainty() -> None:
     labels = np.arange(20) % 2
     perfect = expected_calibration_error(np.eye(2)[labels], labels)
-    assert (perfect["value"], perfect["low"], perfect["high"]) == (0, 0, 0)
+    assert (perfect.value, perfect.low, perfect.high) == (0, 0, 0)
     wrong = expected_calibration_error(np.eye(2)[1 - labels], labels)
-    assert (wrong["value"], wrong["low"], wrong["high"]) == (1, 1, 1)
+    assert (wrong.value, wrong.low, wrong.high) == (1, 1, 1)
 
 
 @pytest.mark.parametrize("count", [1, 2, 14, 16])
 def test_ece_of_few_images(count: int) -> None:
     found = expected_calibration_error(np.full((count, 2), 0.5), np.zeros(count, int))
-    assert len(found["bins"]) == min(15, count)
-    assert sum(one["count"] for one in found["bins"]) == count
+    assert len(found.bins) == min(15, count)
+    assert sum(one.count for one in found.bins) == count
 
 
 def test_losses_against_scikit_learn() -> None:
@@ -99,9 +99,9 @@ def test_losses_against_scikit_learn() -> None:
 
     logits, labels = draw(200, 2, 1.5, 3)
     probabilities = apply_temperature(logits, 1.0)
-    assert negative_log_likelihood(probabilities, labels) == pytest.approx(log_loss(labels, probabilities))
+    assert image_losses(labels, probabilities).mean() == pytest.approx(log_loss(labels, probabilities))
     assert brier(probabilities, labels) == pytest.approx(2 * brier_score_loss(labels, probabilities[:, 1]))
-    assert np.isfinite(negative_log_likelihood(np.eye(2, dtype=np.float32)[[0]], np.array([1])))
+    assert np.isfinite(image_losses(np.array([1]), np.eye(2, dtype=np.float32)[[0]]))
 
 
 def test_cross_fit_never_sees_its_own_fold() -> None:
@@ -117,14 +117,14 @@ def test_cross_fit_never_sees_its_own_fold() -> None:
 
 def test_report_shows_the_gain() -> None:
     logits, labels = draw(2000, 4, 4.0, 5)
-    report = calibration_report(logits, labels, fit_temperature(logits, labels), np.arange(2000) % 5)
-    before, after = report["before"], report["after"]
-    assert after["ece"]["value"] < before["ece"]["value"] / 3
-    assert after["negative_log_likelihood"] < before["negative_log_likelihood"]
-    assert after["brier"] < before["brier"]
-    assert report["errors"] == (logits.argmax(axis=1) != labels).sum()
-    one_fold = calibration_report(logits, labels, 4.0, np.zeros(2000))
-    assert one_fold["after"]["ece"]["value"] < before["ece"]["value"] / 3
+    report = judge_calibration(logits, labels, fit_temperature(logits, labels), np.arange(2000) % 5)
+    before, after = report.before, report.after
+    assert after.ece.value < before.ece.value / 3
+    assert after.negative_log_likelihood < before.negative_log_likelihood
+    assert after.brier < before.brier
+    assert report.errors == (logits.argmax(axis=1) != labels).sum()
+    one_fold = judge_calibration(logits, labels, 4.0, np.zeros(2000))
+    assert one_fold.after.ece.value < before.ece.value / 3
 
 
 @pytest.mark.parametrize(

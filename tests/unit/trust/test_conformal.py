@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from metal_defects.log import logger
 from metal_defects.trust.calibration import apply_temperature
-from metal_defects.trust.conformal import coverage_report, fit_conformal, prediction_sets
+from metal_defects.trust.conformal import ClassCoverage, fit_conformal, judge_coverage, prediction_sets
 
 NAMES = ["Left", "Right", "Even", "Odd"]
 
@@ -84,31 +84,31 @@ def test_undecided_answers_name_as_many_classes_as_it_takes() -> None:
 def test_model_better_than_the_coverage() -> None:
     probabilities, labels = draw(3000, 3, sharpness=15.0)
     assert (probabilities.argmax(axis=1) == labels).mean() > 0.95
-    report = coverage_report(probabilities, labels, np.arange(3000) % 5, 0.95, NAMES)
-    exact, served = report["exact"], report["served"]
-    assert 0.94 < exact["covered"]["value"] < 0.96 < served["covered"]["value"]
-    assert exact["sizes"][0] > 0 and served["sizes"][0] == 0
-    assert exact["mean_size"] < 1 <= served["mean_size"]
+    report = judge_coverage(probabilities, labels, np.arange(3000) % 5, 0.95, NAMES)
+    exact, served = report.exact, report.served
+    assert 0.94 < exact.covered.value < 0.96 < served.covered.value
+    assert exact.sizes[0] > 0 and served.sizes[0] == 0
+    assert exact.mean_size < 1 <= served.mean_size
 
 
 def test_report_is_cross_fitted_and_complete() -> None:
     probabilities, labels = draw(1000, 4)
     labels[labels == 3] = 2
     folds = np.arange(1000) % 4
-    report = coverage_report(probabilities, labels, folds, 0.9, NAMES)
-    assert report["threshold"] == fit_conformal(probabilities, labels, 0.9)
+    report = judge_coverage(probabilities, labels, folds, 0.9, NAMES)
+    assert report.threshold == fit_conformal(probabilities, labels, 0.9)
     expected = np.concatenate([
         (probabilities >= fit_conformal(probabilities[folds != fold], labels[folds != fold], 0.9))[
             folds == fold, labels[folds == fold]
         ]
         for fold in range(4)
     ])  # fmt: skip
-    assert report["exact"]["covered"]["value"] == pytest.approx(expected.mean())
-    assert report["exact"]["covered"]["low"] < expected.mean() < report["exact"]["covered"]["high"]
-    rows = report["served"]["per_class"]
-    assert [row["name"] for row in rows] == NAMES
-    assert rows[3] == {"name": "Odd", "images": 0, "covered": None}
-    assert sum(report["served"]["sizes"]) == pytest.approx(1)
+    assert report.exact.covered.value == pytest.approx(expected.mean())
+    assert report.exact.covered.low < expected.mean() < report.exact.covered.high
+    rows = report.served.per_class
+    assert [row.name for row in rows] == NAMES
+    assert rows[3] == ClassCoverage(name="Odd", images=0, covered=None)
+    assert sum(report.served.sizes) == pytest.approx(1)
 
 
 def test_too_few_images_are_told() -> None:

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metal_defects.trust import guard as guard_module
-from metal_defects.trust.guard import Guard, choose_guard_taps, fit_guard, guard_layers
+from metal_defects.trust.guard import Guard, choose_guard_taps, fit_guard
+from metal_defects.trust.guard_graph import guard_layers
 
 CHANNELS = {"shallow": 3, "deep": 5}
 COLUMNS = 2 * sum(CHANNELS.values())
@@ -166,3 +167,19 @@ def test_refuses_nan() -> None:
     features[1, 1] = np.nan
     with pytest.raises(ValueError, match="finite"):
         fit_guard(features, np.arange(4) % 2, np.arange(4), 0.9, 0, CHANNELS)
+
+
+def test_findings_count_who_passes() -> None:
+    guard = fit(np.repeat(np.arange(3), 30))
+    found = guard.judge(np.array([0.5, 0.9, 1.1, 2.0]))
+    assert (found.taps, found.acceptance) == (("shallow", "deep"), 0.95)
+    assert (found.accepted_held_out.value, found.accepted_held_out.n) == (0.5, 4)
+    assert found.accepted_out_of_fold is not None and found.accepted_out_of_fold.value >= 0.95
+    assert found.distances.held_out[3] == 2.0
+    assert found.distances.out_of_fold == pytest.approx(np.quantile(guard.out_of_fold, [0.05, 0.5, 0.95, 1.0]))
+
+
+def test_a_single_image_of_every_class_leaves_nothing_to_judge_out_of_fold() -> None:
+    labels = np.arange(2)
+    found = fit_guard(draw_features(labels, 0), labels, np.zeros(2), 0.99, 0, CHANNELS).judge(np.ones(3))
+    assert found.accepted_out_of_fold is None and found.distances.out_of_fold is None

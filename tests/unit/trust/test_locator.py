@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from metal_defects.plots.locator import show_locations
+from metal_defects.plots.locator import draw_locations
 from metal_defects.trust.locator import Locator, draw_maps, fit_locator, locator_layers
-from metal_defects.trust.locator_maps import choose_grid, choose_taps, count_affordable, extract_maps
+from metal_defects.trust.locator_findings import judge_locator
+from metal_defects.trust.locator_maps import choose_grid, choose_learned, choose_taps, count_affordable, extract_maps
 from metal_defects.trust.locator_scores import score_maps
 
 SIDE, COUNT = 64, 48
@@ -51,7 +52,7 @@ def plates() -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
 @pytest.fixture(scope="module")
 def features(plates: tuple, tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
     pixels, maps = build_network()
-    return extract_maps(pixels, maps, plates[0], COUNT, tmp_path_factory.mktemp("maps"))
+    return extract_maps(pixels, maps, plates[0], tmp_path_factory.mktemp("maps"))
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +101,26 @@ def test_memory_is_bounded() -> None:
     assert count_affordable(maps, SIDE) == 1_000_000_000 // (2 * numbers)
 
 
+def test_those_who_teach_are_spread_evenly_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, maps = build_network()
+    boxes = [np.empty((0, 4))] * 90
+    assert choose_learned(boxes, maps, SIDE, 10).tolist() == list(range(90))
+    monkeypatch.setattr("metal_defects.trust.locator_maps.MOST_LEARNED", 10)
+    chosen = choose_learned(boxes, maps, SIDE, 10)
+    assert len(chosen) == 10 and (chosen[0], chosen[-1]) == (0, 89)
+    assert set(np.diff(chosen)) <= {9, 10}
+
+
+def test_it_is_judged_beside_guesses(plates: tuple, features: dict, taught: dict[str, Locator]) -> None:
+    heat, boxes = draw_maps(features, taught["boxes"]), plates[2]
+    found = judge_locator(taught["boxes"], heat[30:], np.concatenate([heat[:30], heat[30:]]), boxes[:30], boxes[30:])
+    assert found is not None
+    assert (found.kind, found.trained_on, found.scores.images) == ("boxes", COUNT, COUNT - 30)
+    assert found.scores.pointing.value > found.baselines.centre.pointing.value
+    none = [np.empty((0, 4))] * (COUNT - 30)
+    assert judge_locator(taught["boxes"], heat[30:], heat, boxes[:30], none) is None
+
+
 def test_boxes_teach_where_the_patch_is(plates: tuple, features: dict, taught: dict[str, Locator]) -> None:
     heat = draw_maps(features, taught["boxes"])
     assert heat.shape == (COUNT, 8, 8)
@@ -107,9 +128,9 @@ def test_boxes_teach_where_the_patch_is(plates: tuple, features: dict, taught: d
     assert heat.max() <= 1
     scores = score_maps(heat, plates[2], taught["boxes"].threshold, taught["boxes"].box_threshold)
     assert taught["boxes"].kind == "boxes"
-    assert scores["pointing"]["value"] > 0.9
-    assert scores["iou"]["value"] > 0.5
-    assert scores["ap50"]["value"] > 0.5
+    assert scores.pointing.value > 0.9
+    assert scores.iou.value > 0.5
+    assert scores.ap50.value > 0.5
 
 
 def test_labels_alone_point_at_what_tells_the_classes_apart(taught: dict[str, Locator]) -> None:
@@ -124,8 +145,8 @@ def test_labels_alone_point_at_what_tells_the_classes_apart(taught: dict[str, Lo
     locator = fit_locator({tap: one.astype(np.float16) for tap, one in features.items()}, labels, None, SIDE, 1)
     scores = score_maps(draw_maps(features, locator), boxes, locator.threshold, locator.box_threshold)
     assert locator.kind == taught["labels"].kind == "labels"
-    assert scores["pointing"]["value"] > 0.9
-    assert scores["iou"]["value"] > 0.5
+    assert scores.pointing.value > 0.9
+    assert scores.iou.value > 0.5
 
 
 def test_too_few_boxes_leave_it_to_the_labels(plates: tuple, features: dict) -> None:
@@ -166,8 +187,8 @@ def test_examples_are_drawn(plates: tuple, features: dict, taught: dict[str, Loc
     images, _, boxes = plates
     heat = draw_maps(features, taught["boxes"])
     names = [f"plate_{index}" for index in range(5)]
-    figure = show_locations(images[:5], heat[:5], boxes[:5], names, 0.5, tmp_path / "where.png", "Plates")
+    figure = draw_locations(images[:5], heat[:5], boxes[:5], names, 0.5, tmp_path / "where.png", "Plates")
     assert (tmp_path / "where.png").stat().st_size > 5000
     assert sum(len(axes.patches) > 0 for axes in figure.axes) >= 5
     with pytest.raises(ValueError, match="equally many"):
-        show_locations(images[:5], heat[:4], boxes[:5], names, 0.5, tmp_path / "no.png", "Plates")
+        draw_locations(images[:5], heat[:4], boxes[:5], names, 0.5, tmp_path / "no.png", "Plates")

@@ -28,18 +28,18 @@ def perfect_maps(boxes: list[np.ndarray]) -> np.ndarray:
 def test_a_perfect_map_scores_everything() -> None:
     boxes = [HALF, np.array([[0.25, 0.25, 0.75, 0.5]])]
     scores = score_maps(perfect_maps(boxes), boxes, 0.5)
-    assert (scores["images"], scores["boxes"]) == (2, 2)
-    assert scores["pointing"]["value"] == scores["ap50"]["value"] == 1
-    assert scores["energy"]["value"] > 0.95
-    assert scores["iou"]["value"] > 0.95
+    assert (scores.images, scores.boxes) == (2, 2)
+    assert scores.pointing.value == scores.ap50.value == 1
+    assert scores.energy.value > 0.95
+    assert scores.iou.value > 0.95
 
 
 def test_the_opposite_map_scores_nothing() -> None:
     boxes = [HALF] * 3
     scores = score_maps(1 - perfect_maps(boxes), boxes, 0.5)
-    assert scores["pointing"]["value"] == scores["ap50"]["value"] == 0
-    assert scores["energy"]["value"] < 0.05
-    assert scores["iou"]["value"] < 0.05
+    assert scores.pointing.value == scores.ap50.value == 0
+    assert scores.energy.value < 0.05
+    assert scores.iou.value < 0.05
 
 
 def test_images_without_boxes_are_left_out() -> None:
@@ -60,7 +60,8 @@ def test_every_score_lies_within_its_interval(seed: int, threshold: float) -> No
     boxes = [each[:, [0, 1, 2, 3]] for each in corners]
     scores = score_maps(random.random((4, 6, 6), np.float32), boxes, threshold, threshold / 2)
     for name in SCORES:
-        assert 0 <= scores[name]["low"] <= scores[name]["value"] <= scores[name]["high"] <= 1
+        score = getattr(scores, name)
+        assert 0 <= score.low <= score.value <= score.high <= 1
 
 
 def test_average_precision_by_hand() -> None:

@@ -1,0 +1,260 @@
+"""The evaluation of a tuned model, step by step; every step takes what the one before gave."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from metal_defects.config import ModelEvaluationParams
+from metal_defects.evaluation.comparison import answer_with_all
+from metal_defects.evaluation.cross_validation import ComparedModel, CrossValidation, judge_folds
+from metal_defects.evaluation.ensemble import EnsembleTrial, try_ensembles
+from metal_defects.evaluation.learning_curve import CurvePoint, measure_learning_curve
+from metal_defects.evaluation.results import Protocol, Verdicts
+from metal_defects.evaluation.robustness import Robustness, measure_robustness
+from metal_defects.evaluation.significance import compare_models
+from metal_defects.evaluation.tuned_run import (
+    TunedRun,
+    answer_out_of_fold,
+    list_columns,
+    measure_moments,
+    read_images,
+)
+from metal_defects.evaluation.verdicts import count_verdicts, give_verdicts
+from metal_defects.inference.card import VerdictRules
+from metal_defects.inference.runtime import open_graph
+from metal_defects.log import logger
+from metal_defects.models.onnx_export import export_float32, keep_outputs
+from metal_defects.models.results import ModelList
+from metal_defects.trust.answer import AnswerParts, answer_in_batches, build_answer_model
+from metal_defects.trust.calibration import Calibration, cross_fit, fit_temperature, judge_calibration
+from metal_defects.trust.conformal import Coverage, judge_coverage
+from metal_defects.trust.guard import Guard, GuardFindings, choose_guard_taps, fit_guard
+from metal_defects.trust.locator import Locator, fit_locator
+from metal_defects.trust.locator_findings import judge_locator
+from metal_defects.trust.locator_maps import choose_learned, extract_maps
+from metal_defects.trust.locator_scores import LocatorFindings, draw_grad_cam
+
+
+@dataclass(frozen=True)
+class Clock:
+    """How long the parts took, in seconds."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def time(self, part: str) -> Iterator[None]:
+        """Note and log the time of what happens inside."""
+        start = time.monotonic()
+        yield
+        self.seconds[part] = round(time.monotonic() - start, 1)
+        logger.info("   %s: %.0f s", part.replace("_", " "), self.seconds[part])
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Answers to images that the heads had not seen, and what calibration makes of them.
+
+    Attributes:
+        labels: of the images, (images,).
+        probabilities: calibrated without the image's own fold, (images, classes).
+        temperature: fitted to all of them.
+    """
+
+    protocol: Protocol
+    cross_validation: CrossValidation
+    labels: np.ndarray
+    probabilities: np.ndarray
+    temperature: float
+    calibration: Calibration
+    conformal: Coverage
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What is added to the classifier, and the rules of the verdicts.
+
+    Attributes:
+        known_boxes: of the images that the locator learned from.
+        grad_cam: Grad-CAM of these, then of the held-out ones, (images, side, side).
+    """
+
+    temperature: float
+    guard: Guard
+    locator: Locator
+    rules: VerdictRules
+    known_boxes: list[np.ndarray]
+    grad_cam: np.ndarray
+
+    @property
+    def parts(self) -> AnswerParts:
+        """For the graph."""
+        return AnswerParts(self.temperature, self.guard, self.locator)
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What the whole answer is worth on images that nothing was fitted to.
+
+    Attributes:
+        heat_maps: (images, rows, columns).
+        distances: of the guard, (images,).
+    """
+
+    heat_maps: np.ndarray
+    distances: np.ndarray
+    guard: GuardFindings
+    locator: LocatorFindings | None
+    verdicts: Verdicts
+    robustness: Robustness
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What feature banks tell besides; None without a bank, the last two also with one base model alone."""
+
+    learning_curve: tuple[CurvePoint, ...] | None = None
+    comparison: tuple[ComparedModel, ...] | None = None
+    ensemble: EnsembleTrial | None = None
+
+
+def judge_out_of_fold(run: TunedRun, params: ModelEvaluationParams, clock: Clock) -> Judged:
+    """Cross-validation, calibration and conformal sets."""
+    with clock.time("cross_validation"):
+        found = answer_out_of_fold(run, params.folds, params.repeats)
+    note = None
+    if run.trainer is None:
+        note = (
+            f"{run.title} is trained as a whole, so cross-validating it would cost as many trainings as folds: "
+            f"calibration and possible classes rest on {len(found.labels)} validation images."
+        )
+        logger.warning("   %s", note)
+    protocol = Protocol(
+        images=len(found.labels), folds=len(np.unique(found.folds)), repeats=len(found.logits), note=note
+    )
+    logits, folds = found.logits.mean(axis=0), found.folds[0]
+    temperature = fit_temperature(logits, found.labels)
+    probabilities = cross_fit(logits, found.labels, folds)
+    return Judged(
+        protocol=protocol,
+        cross_validation=judge_folds(found, run.classes, (run.train if run.trainer else run.valid).names),
+        labels=found.labels,
+        probabilities=probabilities,
+        temperature=temperature,
+        calibration=judge_calibration(logits, found.labels, temperature, folds, run.training.seed),
+        conformal=judge_coverage(probabilities, found.labels, folds, params.coverage, run.classes),
+    )
+
+
+def fit_parts(run: TunedRun, judged: Judged, params: ModelEvaluationParams, clock: Clock) -> Fitted:
+    """Guard, locator, and the rules of the verdicts."""
+    with clock.time("guard"):
+        taps = choose_guard_taps(tuple(run.opened.maps))
+        channels = {tap: run.opened.maps[tap].shape[-1] for tap in taps}
+        moments = measure_moments(run, taps)
+        train, seed = run.train, run.training.seed
+        guard = fit_guard(moments, train.labels, train.groups, params.guard_acceptance, seed, channels)
+    with clock.time("locator"):
+        locator, known_boxes, grad_cam = _fit_locator(run)
+    review = float(np.quantile(guard.seen, params.review_acceptance)) if len(guard.seen) else None
+    rules = VerdictRules(
+        unknown_distance=1.0,
+        review_distance=review,
+        min_confidence=params.min_confidence,
+        set_threshold=judged.conformal.threshold,
+    )
+    return Fitted(judged.temperature, guard, locator, rules, known_boxes, grad_cam)
+
+
+def _fit_locator(run: TunedRun) -> tuple[Locator, list[np.ndarray], np.ndarray]:
+    """A locator, the boxes of the images that taught it, and Grad-CAM of these and of the held-out ones."""
+    train, maps, side = run.train, run.opened.maps, run.training.image_size
+    rows = choose_learned(train.boxes, maps, side, len(run.pixels))
+    if len(rows) < len(train.labels):
+        logger.info("   the locator learns from %d of %d training images", len(rows), len(train.labels))
+    images = np.concatenate([read_images(run.training.snapshots, "train")[rows], run.pixels])
+    features = extract_maps(run.opened.pixels, maps, images, run.scratch / "maps")
+    learned = {tap: values[: len(rows)] for tap, values in features.items()}
+    labels, boxes = train.labels[rows], [train.boxes[row] for row in rows]
+    deepest = list(features.values())[-1]
+    grad_cam = draw_grad_cam(deepest[: len(rows)], labels, deepest)
+    return fit_locator(learned, labels, boxes, side, run.training.seed), boxes, grad_cam
+
+
+def judge_held_out(run: TunedRun, judged: Judged, fitted: Fitted, damaged_images: int, clock: Clock) -> HeldOut:
+    """Verdicts, locator scores and robustness of the very graph that is exported.
+
+    Args:
+        run: the tuned model.
+        judged, fitted: of the steps before.
+        damaged_images: per kind and severity of damage.
+        clock: notes the times.
+    """
+    guard, rules, held_out = fitted.guard, fitted.rules, run.held_out
+    whole, alone = run.scratch / "answer.onnx", run.scratch / "verdict.onnx"
+    with clock.time("answers"):
+        export_float32(build_answer_model(run.model, fitted.parts), fitted.parts.outputs, whole)
+        # Verdicts need no heat map, and damaged images are many.
+        keep_outputs(whole, ("probabilities", "distance"), alone)
+        answers = answer_in_batches(open_graph(whole, 1), run.pixels)
+    probabilities, distances = answers["probabilities"], answers["distance"]
+    verdicts = give_verdicts(probabilities, distances, run.classes, rules)
+    wrong, valid = probabilities.argmax(axis=1) != held_out.labels, len(run.valid.labels)
+    with clock.time("locator_scores"):
+        located = judge_locator(
+            fitted.locator, answers["heat_map"], fitted.grad_cam, fitted.known_boxes, held_out.boxes
+        )
+    out_of_fold = None
+    if run.trainer is not None:
+        seen = np.isfinite(guard.out_of_fold)
+        known = judged.probabilities[seen]
+        given = give_verdicts(known, guard.out_of_fold[seen], run.classes, rules)
+        out_of_fold = count_verdicts(given, known.argmax(axis=1) != judged.labels[seen])
+    infer = open_graph(alone, 1)
+
+    def classify(batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        outputs = infer(batch)
+        return outputs["probabilities"], outputs["distance"]
+
+    with clock.time("robustness"):
+        robustness = measure_robustness(
+            classify,
+            run.pixels,
+            held_out.labels,
+            lambda shares, distance: give_verdicts(shares, distance, run.classes, rules) == "accept",
+            images_per_cell=damaged_images,
+            seed=run.training.seed,
+        )
+    return HeldOut(
+        heat_maps=answers["heat_map"],
+        distances=distances,
+        guard=guard.judge(distances),
+        locator=located,
+        verdicts=Verdicts(
+            rules=rules,
+            out_of_fold=out_of_fold,
+            valid=count_verdicts(verdicts[:valid], wrong[:valid]),
+            test=count_verdicts(verdicts[valid:], wrong[valid:]),
+        ),
+        robustness=robustness,
+    )
+
+
+def look_further(run: TunedRun, models: ModelList, folds: int, clock: Clock) -> Outlook:
+    """Learning curve, comparison and ensemble of the base models: from the feature banks, where there are any."""
+    if run.trainer is None:
+        return Outlook()
+    train = run.train
+    with clock.time("learning_curve"):
+        features = run.trainer.bank.features["train"][:, :, list_columns(run)]
+        curve = measure_learning_curve(features, train.labels, train.groups, seed=run.training.seed)
+    frozen = [entry for entry in models.models if entry.is_frozen]
+    if len(frozen) == 1:
+        return Outlook(curve)
+    with clock.time("comparison"):
+        answers, costs = answer_with_all(frozen, run.training, train, folds)
+        comparison = compare_models(train.labels, answers)
+        ensemble = try_ensembles(train.labels, answers, costs)
+    return Outlook(curve, comparison, ensemble)

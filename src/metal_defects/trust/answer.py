@@ -9,7 +9,7 @@ import numpy as np
 
 from metal_defects.files import atomic_path
 from metal_defects.models.networks import pool_moments
-from metal_defects.models.specs import BACKBONES
+from metal_defects.models.specs import BACKBONES, Network, find_spec
 from metal_defects.system import map_ordered
 from metal_defects.trust.guard import Guard
 from metal_defects.trust.guard_graph import guard_layers
@@ -87,7 +87,9 @@ def open_model(model: "keras.Model") -> OpenModel:
 
     trunk = next((layer for layer in model.layers if layer.name in BACKBONES), None)
     if trunk is None:
-        names = [layer.name for layer in model.layers if isinstance(layer, layers.ReLU)]
+        spec = find_spec(model.name)
+        assert isinstance(spec, Network)
+        names = spec.find_maps(model)
         return OpenModel(model.input, {name: model.get_layer(name).output for name in names}, model.layers[-1].input)
     inner = {layer.name for layer in trunk.layers}
     taps = [tap for tap in BACKBONES[trunk.name].taps if tap in inner]

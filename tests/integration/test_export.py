@@ -19,9 +19,10 @@ from metal_defects.data.manifest import SPLITS, DataCard, ManifestRow
 from metal_defects.data.snapshots import ClassLabels, Snapshots, SplitSummary
 from metal_defects.evaluation.results import Decision
 from metal_defects.files import sha256_file
+from metal_defects.inference.answer import Prediction
 from metal_defects.inference.bundle import load_bundle
 from metal_defects.inference.card import LocatorCard, VerdictRules
-from metal_defects.inference.predictor import Prediction, Predictor
+from metal_defects.inference.predictor import Predictor
 from metal_defects.inference.runtime import open_graph
 from metal_defects.metrics import SplitMetrics, classification_metrics
 from metal_defects.models.custom_cnn import build_custom_cnn

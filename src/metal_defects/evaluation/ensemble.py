@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from metal_defects.evaluation.cross_validation import SIGNIFICANT, compare_answers, compare_models
+from metal_defects.evaluation.significance import SIGNIFICANT, compare_answers, compare_models
 from metal_defects.metrics import Score, image_losses, share
 from metal_defects.records import Record
 

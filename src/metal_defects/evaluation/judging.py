@@ -9,11 +9,12 @@ import numpy as np
 
 from metal_defects.config import ModelEvaluationParams
 from metal_defects.evaluation.comparison import answer_with_all
-from metal_defects.evaluation.cross_validation import ComparedModel, CrossValidation, compare_models, judge_folds
+from metal_defects.evaluation.cross_validation import ComparedModel, CrossValidation, judge_folds
 from metal_defects.evaluation.ensemble import EnsembleTrial, try_ensembles
 from metal_defects.evaluation.learning_curve import CurvePoint, measure_learning_curve
 from metal_defects.evaluation.results import Protocol, Verdicts
 from metal_defects.evaluation.robustness import Robustness, measure_robustness
+from metal_defects.evaluation.significance import compare_models
 from metal_defects.evaluation.tuned_run import (
     TunedRun,
     answer_out_of_fold,
@@ -31,7 +32,8 @@ from metal_defects.trust.answer import AnswerParts, answer_in_batches, build_ans
 from metal_defects.trust.calibration import Calibration, cross_fit, fit_temperature, judge_calibration
 from metal_defects.trust.conformal import Coverage, judge_coverage
 from metal_defects.trust.guard import Guard, GuardFindings, choose_guard_taps, fit_guard
-from metal_defects.trust.locator import Locator, fit_locator, judge_locator
+from metal_defects.trust.locator import Locator, fit_locator
+from metal_defects.trust.locator_findings import judge_locator
 from metal_defects.trust.locator_maps import choose_learned, extract_maps
 from metal_defects.trust.locator_scores import LocatorFindings, draw_grad_cam
 

@@ -41,7 +41,8 @@ def _colour(level: np.ndarray) -> np.ndarray:
     """float32 (H, W, 3) for levels (H, W, 1), straight between the colours."""
     position = level * (len(_COLOURS) - 1)
     parts = [colour * np.clip(1 - np.abs(position - index), 0, 1) for index, colour in enumerate(_COLOURS)]
-    return np.sum(parts, axis=0)
+    colours: np.ndarray = np.sum(parts, axis=0)
+    return colours
 
 
 def _outline(draw: ImageDraw.ImageDraw, size: tuple[int, int], box: Box, width: int) -> None:

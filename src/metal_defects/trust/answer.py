@@ -11,7 +11,8 @@ from metal_defects.files import atomic_path
 from metal_defects.models.networks import pool_moments
 from metal_defects.models.specs import BACKBONES
 from metal_defects.system import map_ordered
-from metal_defects.trust.guard import Guard, guard_layers
+from metal_defects.trust.guard import Guard
+from metal_defects.trust.guard_graph import guard_layers
 from metal_defects.trust.locator import Locator, locator_layers
 
 if TYPE_CHECKING:

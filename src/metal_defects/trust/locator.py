@@ -6,15 +6,14 @@ The graph is the same: a projection of every map to one grid, two 3×3 convoluti
 doubles the resolution. The grid has about a sixteenth of the image's side, where convolutions cost little.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from metal_defects.log import logger, track
 from metal_defects.trust.locator_maps import choose_grid
-from metal_defects.trust.locator_scores import Baselines, LocatorFindings, draw_centre, score_maps, share_of_area
 from metal_defects.trust.locator_targets import cover_cells, weigh_labels
 from metal_defects.trust.locator_thresholds import choose_box_threshold, choose_by_contrast, choose_threshold
 
@@ -24,10 +23,12 @@ if TYPE_CHECKING:
 WIDTH, DEPTH = 24, 2  # channels and number of the 3×3 convolutions
 DROPOUT = 0.2
 LEARNING_RATE, WEIGHT_DECAY, BATCH_SIZE, EPOCHS = 3e-3, 1e-4, 32, 20
-FEWEST_STEPS, MOST_STEPS = 100, 1000
+FEWEST_STEPS, MOST_STEPS = 100, 800
 OVERLAP_SHARE = 0.5  # of the overlap in the loss, beside the cross-entropy
 # Images with boxes, below which the labels teach more.
 FEWEST_BOXED = 20
+# Training images that the thresholds are chosen on; more hardly move them.
+MOST_JUDGED = 400
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,8 @@ def fit_locator(
     if len(boxed) >= FEWEST_BOXED:
         targets = np.stack([cover_cells(boxes[index], 2 * grid) for index in boxed])
         model, weights = _train(features, boxed, targets, grid, OVERLAP_SHARE, seed)
-        heat_maps, known = _draw(model, features, boxed), [boxes[index] for index in boxed]
+        judged = boxed[np.linspace(0, len(boxed) - 1, min(MOST_JUDGED, len(boxed))).round().astype(int)]
+        heat_maps, known = _draw(model, features, judged), [boxes[index] for index in judged]
         thresholds = choose_threshold(heat_maps, known), choose_box_threshold(heat_maps, known)
         return Locator("boxes", tuple(features), grid, weights, *thresholds, len(boxed))
     if len(boxed):
@@ -172,15 +174,12 @@ def _train(
     rate = keras.optimizers.schedules.CosineDecay(
         LEARNING_RATE / 100, steps - steps // 10, warmup_target=LEARNING_RATE, warmup_steps=steps // 10
     )
-    model.compile(keras.optimizers.AdamW(rate, weight_decay=WEIGHT_DECAY), _make_loss(overlap))
+    optimizer = keras.optimizers.AdamW(rate, weight_decay=WEIGHT_DECAY)
+    step = _compile_step(model, optimizer, list(moments.values()), overlap)
     random = np.random.default_rng(seed)
     for chosen in track(_draw_batches(len(rows), steps, random), "Locator", total=steps):
         turns, mirror = int(random.integers(4)), bool(random.integers(2))
-        batch = [
-            _turn((one[rows[chosen]].astype(np.float32) - moments[tap][0]) / moments[tap][1], turns, mirror)
-            for tap, one in features.items()
-        ]
-        model.train_on_batch(batch, _turn(targets[chosen], turns, mirror)[..., None])
+        step([one[rows[chosen]] for one in features.values()], targets[chosen][..., None], turns, mirror)
     for layer, (mean, spread) in zip(layers, moments.values(), strict=False):
         kernel, bias = layer.get_weights()
         kernel = kernel / spread[:, None]
@@ -190,18 +189,53 @@ def _train(
     return keras.Model(list(inputs.values()), heat), weights
 
 
-def _make_loss(overlap: float) -> Any:
-    """Cross-entropy of the cells, plus `overlap` times 1 - intersection over union of the soft masks."""
+def _compile_step(
+    model: "keras.Model",
+    optimizer: "keras.optimizers.Optimizer",
+    moments: Sequence[tuple[np.ndarray, np.ndarray]],
+    overlap: float,
+) -> Callable[[list[np.ndarray], np.ndarray, int, bool], None]:
+    """One step of training as one graph, which reads half precision, standardises and turns on all cores.
+
+    The loss is the cross-entropy of the cells, plus `overlap` times 1 - intersection over union of the soft masks.
+
+    Args:
+        model: from standardised feature maps to logits; trained in place.
+        optimizer: of its weights.
+        moments: mean and standard deviation of the channels of every map.
+        overlap: weight.
+
+    Returns:
+        Takes feature maps float16 (batch, side, side, channels), targets (batch, side, side, 1), quarter turns, and
+        whether to mirror: one of the eight symmetries of the square, the same for the whole batch.
+    """
+    import tensorflow as tf
     from keras import losses, ops
 
-    def loss(targets: Any, logits: Any) -> Any:
-        cells = ops.mean(losses.binary_crossentropy(targets, logits, from_logits=True))
-        shares = ops.sigmoid(logits)
-        both = ops.sum(shares * targets, axis=(1, 2, 3))
-        either = ops.sum(shares + targets - shares * targets, axis=(1, 2, 3))
-        return cells + overlap * ops.mean(1 - (both + 1) / (either + 1))
+    optimizer.build(model.trainable_variables)
 
-    return loss
+    def turn(batch: "tf.Tensor", turns: "tf.Tensor", mirror: "tf.Tensor") -> "tf.Tensor":
+        turned = tf.image.rot90(batch, turns)
+        return tf.where(mirror, tf.reverse(turned, [2]), turned)
+
+    @tf.function(reduce_retracing=True)
+    def step(maps: "list[tf.Tensor]", targets: "tf.Tensor", turns: "tf.Tensor", mirror: "tf.Tensor") -> None:
+        pairs = zip(maps, moments, strict=True)
+        batch = [turn((tf.cast(one, tf.float32) - mean) / spread, turns, mirror) for one, (mean, spread) in pairs]
+        wanted = turn(targets, turns, mirror)
+        with tf.GradientTape() as tape:
+            logits = model(batch, training=True)
+            cells = ops.mean(losses.binary_crossentropy(wanted, logits, from_logits=True))
+            shares = ops.sigmoid(logits)
+            both = ops.sum(shares * wanted, axis=(1, 2, 3))
+            either = ops.sum(shares + wanted - shares * wanted, axis=(1, 2, 3))
+            loss = cells + overlap * ops.mean(1 - (both + 1) / (either + 1))
+        optimizer.apply(tape.gradient(loss, model.trainable_variables), model.trainable_variables)
+
+    def run(maps: list[np.ndarray], targets: np.ndarray, turns: int, mirror: bool) -> None:
+        step([tf.constant(one) for one in maps], tf.constant(targets), tf.constant(turns), tf.constant(mirror))
+
+    return run
 
 
 def _draw_batches(count: int, steps: int, random: np.random.Generator) -> Iterator[np.ndarray]:
@@ -213,12 +247,6 @@ def _draw_batches(count: int, steps: int, random: np.random.Generator) -> Iterat
             order = np.concatenate([order, random.permutation(count)])
         yield order[:size]
         order = order[size:]
-
-
-def _turn(batch: np.ndarray, turns: int, mirror: bool) -> np.ndarray:
-    """One of the eight symmetries of the square, the same for all of (images, rows, columns, ...)."""
-    turned = np.rot90(batch, turns, (1, 2))
-    return np.ascontiguousarray(turned[:, :, ::-1] if mirror else turned)
 
 
 def _measure(maps: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -240,39 +268,3 @@ def _draw(model: "keras.Model", features: Mapping[str, np.ndarray], rows: np.nda
         chosen = rows[start : start + 64]
         parts.append(compiled([tf.constant(one[chosen].astype(np.float32)) for one in features.values()]).numpy())
     return np.concatenate(parts)
-
-
-def judge_locator(
-    locator: Locator,
-    heat_maps: np.ndarray,
-    grad_cam: np.ndarray,
-    train: Sequence[np.ndarray],
-    held_out: Sequence[np.ndarray],
-) -> LocatorFindings | None:
-    """Scores on held-out images beside baselines; None where no held-out image has a box.
-
-    Args:
-        locator: that drew the heat maps.
-        heat_maps: of the held-out images.
-        grad_cam: of the training images, then of the held-out ones; the baselines' thresholds, like the locator's own,
-            are chosen on training images.
-        train, held_out: their boxes, left, top, right, bottom as shares of the sides, (n, 4) each.
-    """
-    rows = np.flatnonzero([len(boxes) > 0 for boxes in held_out])
-    known = np.flatnonzero([len(boxes) > 0 for boxes in train])
-    if not len(rows) or not len(known):
-        return None
-    boxes, known_boxes = [held_out[row] for row in rows], [train[row] for row in known]
-    cells = heat_maps.shape[1]
-    centre_threshold = choose_threshold(draw_centre(len(known), cells), known_boxes)
-    cam_threshold = choose_threshold(grad_cam[known], known_boxes)
-    return LocatorFindings(
-        kind=locator.kind,
-        trained_on=locator.images,
-        scores=score_maps(heat_maps[rows], boxes, locator.threshold, locator.box_threshold),
-        baselines=Baselines(
-            centre=score_maps(draw_centre(len(rows), cells), boxes, centre_threshold),
-            grad_cam=score_maps(grad_cam[len(train) + rows], boxes, cam_threshold),
-            share_of_area=share_of_area(boxes),
-        ),
-    )

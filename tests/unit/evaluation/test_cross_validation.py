@@ -9,13 +9,12 @@ from metal_defects.errors import DataError
 from metal_defects.evaluation.cross_validation import (
     ImageNames,
     OutOfFold,
-    compare_answers,
-    compare_models,
     find_label_suspects,
     judge_folds,
     out_of_fold,
 )
 from metal_defects.evaluation.heads import Predict, fit_convex_head
+from metal_defects.evaluation.significance import compare_answers, compare_models
 
 
 def draw_bank(

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metal_defects.trust import guard as guard_module
-from metal_defects.trust.guard import Guard, choose_guard_taps, fit_guard, guard_layers
+from metal_defects.trust.guard import Guard, choose_guard_taps, fit_guard
+from metal_defects.trust.guard_graph import guard_layers
 
 CHANNELS = {"shallow": 3, "deep": 5}
 COLUMNS = 2 * sum(CHANNELS.values())

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from metal_defects.plots.locator import draw_locations
-from metal_defects.trust.locator import Locator, draw_maps, fit_locator, judge_locator, locator_layers
+from metal_defects.trust.locator import Locator, draw_maps, fit_locator, locator_layers
+from metal_defects.trust.locator_findings import judge_locator
 from metal_defects.trust.locator_maps import choose_grid, choose_learned, choose_taps, count_affordable, extract_maps
 from metal_defects.trust.locator_scores import score_maps
 

@@ -10,8 +10,14 @@ from support.toy_network import CLASSES, COUNTS, SIDE, TOY, write_snapshots
 from metal_defects.config import Settings
 from metal_defects.data.manifest import DataCard, ImageRow, ManifestRow, NamedBox
 from metal_defects.data.snapshots import load_labels
-from metal_defects.evaluation.judging import Clock, fit_parts, export_graph,
-    judge_held_out, judge_out_of_fold, look_further
+from metal_defects.evaluation.judging import (
+    Clock,
+    export_graph,
+    fit_parts,
+    judge_held_out,
+    judge_out_of_fold,
+    look_further,
+)
 from metal_defects.evaluation.tuned_run import TunedRun, list_columns, open_tuned_run, read_images
 from metal_defects.models import specs
 from metal_defects.models.results import ModelEntry, ModelList, TunedCard

@@ -6,12 +6,10 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import TypeVar
 
 from rich.console import Console
-from rich.logging import RichHandler
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -42,6 +40,8 @@ def setup_logging(
     The file gets one line per event (tracebacks excepted) at `level`; the terminal gets INFO and up, without
     records that carry a traceback; `verbose` adds DEBUG there.
     """
+    from logging.handlers import RotatingFileHandler
+
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / LOG_FILE
     to_file = RotatingFileHandler(path, maxBytes=max_bytes, backupCount=backups, encoding="utf-8")
@@ -54,6 +54,8 @@ def setup_logging(
 
 def log_to_terminal(terminal: Console = console, verbose: bool = False) -> None:
     """Send short messages to the terminal, and nothing to a file."""
+    from rich.logging import RichHandler
+
     to_terminal = RichHandler(console=terminal, show_time=False, show_path=False, show_level=False, markup=False)
     to_terminal.setFormatter(_Short("%(message)s"))
     to_terminal.setLevel(logging.DEBUG if verbose else logging.INFO)

@@ -25,8 +25,12 @@ def make_folds(labels: np.ndarray, groups: np.ndarray, count: int, seed: int) ->
 
 
 def hold_out(labels: np.ndarray, groups: np.ndarray, share: float, seed: int) -> Fold:
-    """Positions of the images that stay and of those held out: a stratified `share`, copies together."""
-    return make_folds(labels, groups, max(2, round(1 / share)), seed)[0]
+    """Positions of the images that stay and of those held out: a stratified `share`, copies together.
+
+    Where no class has as many different images as there are parts, there are fewer parts.
+    """
+    parts = min(round(1 / share), int(count_groups(labels, groups).max()))
+    return make_folds(labels, groups, max(2, parts), seed)[0]
 
 
 def count_groups(labels: np.ndarray, groups: np.ndarray) -> np.ndarray:

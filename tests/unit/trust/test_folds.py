@@ -27,5 +27,11 @@ def test_hold_out_keeps_copies_together_and_classes_even() -> None:
     assert np.bincount(labels[test]).tolist() == [10, 10]
 
 
+def test_a_fifth_of_three_images_is_one() -> None:
+    labels = np.arange(9) % 3
+    _, test = hold_out(labels, np.arange(9), 0.2, seed=1)
+    assert np.bincount(labels[test]).tolist() == [1, 1, 1]
+
+
 def test_copies_count_once() -> None:
     assert count_groups(np.array(["b", "b", "b", "a"]), np.array([1, 1, 2, 3])).tolist() == [1, 2]

@@ -1,0 +1,133 @@
+"""The evaluation of a tuned model from end to end, on a network of a few weights."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.toy_network import CLASSES, COUNTS, SIDE, TOY, write_snapshots
+
+from metal_defects.config import Settings
+from metal_defects.data.manifest import DataCard, ImageRow, ManifestRow, NamedBox
+from metal_defects.data.snapshots import load_labels
+from metal_defects.evaluation.judging import Clock, fit_parts, judge_held_out, judge_out_of_fold, look_further
+from metal_defects.evaluation.tuned_run import TunedRun, list_columns, open_tuned_run, read_images
+from metal_defects.models import specs
+from metal_defects.models.results import ModelEntry, ModelList, TunedCard
+from metal_defects.models.trainers import make_trainer
+from metal_defects.models.training import Training
+from metal_defects.trust.answer import AnswerParts
+
+DATA = DataCard(kind="path", notice=None)
+
+
+def make_entry(kind: str) -> ModelEntry:
+    name = {"frozen": "toy", "from scratch": "custom_cnn"}[kind]
+    weights = {"frozen": "ImageNet", "from scratch": "from scratch"}[kind]
+    numbers = {"gmacs": 0.5, "parameters": 1, "trainable_parameters": 1}
+    return ModelEntry(
+        name=name, title=name, kind=kind, weights=weights, weights_file=None, weights_sha256=None, **numbers
+    )
+
+
+def list_rows(snapshots: Path) -> tuple[list[ManifestRow], list[ImageRow]]:
+    """Rows of the toy images; every second one has a box of another class besides."""
+    manifest, images = [], []
+    for split in COUNTS:
+        for index, label in enumerate(load_labels(snapshots, split)):
+            path, name = f"{split}_{index}.png", CLASSES[label]
+            boxes = (NamedBox(left=0, top=0, right=16, bottom=32, label="Other"),) if index % 2 else ()
+            shared = {"label": name, "split": split, "sha256": ""}
+            manifest.append(ManifestRow(path=path, group=path, width=32, height=32, boxes=boxes, **shared))
+            images.append(ImageRow(path=f"pictures/{path}", source=path, **shared))
+    return manifest, images
+
+
+@pytest.fixture
+def open_run(
+    tmp_path: Path, make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], TunedRun]:
+    """Opens a run whose tuned model is of a kind."""
+    monkeypatch.setitem(specs.BACKBONES, "toy", TOY)
+    params = make_settings(f"data_preprocessing.image_size={2 * SIDE}", "training.epochs=2", "training.views=1").params
+    snapshots = write_snapshots(tmp_path / "snapshots")
+    short = params.training.model_copy(
+        update={"from_scratch": params.training.from_scratch.model_copy(update={"epochs": 1, "batch_size": 4})}
+    )
+    training = Training(1, SIDE, params.model_builder, short, snapshots, tmp_path / "banks")
+
+    def call_back_never(_folder: Path, _epochs: int, _learning_rate: float) -> list:
+        return []
+
+    def open_one(kind: str) -> TunedRun:
+        entry = make_entry(kind)
+        trainer = make_trainer(entry, training)
+        fitted = trainer.fit({}, call_back_never, tmp_path / "fit", "toy")
+        fitted.assemble().save(tmp_path / "tuned.h5", include_optimizer=False)
+        card = TunedCard(
+            data=DATA,
+            model=entry.name,
+            weights=entry.weights,
+            classes=CLASSES,
+            image_size=SIDE,
+            resize="bilinear",
+            limits=make_settings().data_schema.image,
+            hyperparameters=trainer.defaults(),
+            sha256="",
+        )
+        (tmp_path / "scratch").mkdir()
+        rows = list_rows(snapshots)
+        return open_tuned_run(
+            card, entry, training, call_back_never, *rows, tmp_path / "tuned.h5", tmp_path / "scratch"
+        )
+
+    return open_one
+
+
+@pytest.mark.parametrize("kind", ["frozen", "from scratch"])
+def test_each_step_takes_what_the_one_before_gave(
+    kind: str, open_run: Callable[[str], TunedRun], make_settings: Callable[..., Settings], tmp_path: Path
+) -> None:
+    run, clock = open_run(kind), Clock()
+    params = make_settings("model_evaluation.folds=3").params.model_evaluation
+    before = [weights.copy() for weights in run.model.get_weights()]
+    judged = judge_out_of_fold(run, params, clock)
+    fitted = fit_parts(run, judged, params, clock)
+    held_out = judge_held_out(run, judged, fitted, 3, clock)
+    outlook = look_further(run, ModelList(data=DATA, models=(make_entry(kind),), skipped=()), params.folds, clock)
+
+    is_frozen = kind == "frozen"
+    assert judged.protocol.images == (COUNTS["train"] if is_frozen else COUNTS["valid"])
+    assert judged.protocol.folds == (3 if is_frozen else 1)
+    assert (judged.protocol.note is None) == is_frozen
+    assert judged.calibration.temperature == judged.temperature == fitted.temperature
+    assert fitted.rules.set_threshold == judged.conformal.threshold
+    for row in judged.cross_validation.misjudged:
+        assert row.picture == f"pictures/{row.source}"
+        assert row.other_boxes == (("Other",) if int(row.source[-5]) % 2 else ())
+    verdicts = held_out.verdicts
+    assert (verdicts.valid.images, verdicts.test.images) == (COUNTS["valid"], COUNTS["test"])
+    assert (verdicts.out_of_fold is not None) == is_frozen
+    for row in (verdicts.valid, verdicts.test):
+        assert row.accept + row.review + row.unknown == row.images
+    assert held_out.locator is None or held_out.locator.kind == "labels"
+    assert held_out.robustness.images == 3 and held_out.robustness.accepted is not None
+    assert held_out.guard.accepted_held_out.n == COUNTS["valid"] + COUNTS["test"]
+    assert (outlook.learning_curve is not None) == is_frozen
+    assert outlook.comparison is None and outlook.ensemble is None, "there is one model alone"
+    assert {"cross_validation", "guard", "locator", "robustness"} <= clock.seconds.keys()
+    assert all(np.array_equal(*pair) for pair in zip(run.model.get_weights(), before, strict=True))
+    fitted.parts.save(tmp_path)
+    assert AnswerParts.load(tmp_path).outputs == ("probabilities", "distance", "heat_map")
+
+
+def test_a_network_without_a_head_of_its_own_has_no_columns(open_run: Callable[[str], TunedRun]) -> None:
+    with pytest.raises(ValueError, match="no head"):
+        list_columns(open_run("from scratch"))
+
+
+def test_images_come_in_the_order_of_the_splits(tmp_path: Path) -> None:
+    folder = write_snapshots(tmp_path)
+    images = read_images(folder, "valid", "test")
+    assert images.shape == (COUNTS["valid"] + COUNTS["test"], SIDE, SIDE, 3) and images.dtype == np.uint8
+    assert np.array_equal(images[-1], read_images(folder, "test")[-1])

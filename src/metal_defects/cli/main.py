@@ -16,6 +16,7 @@ from metal_defects.cli.run import run, show_plan
 from metal_defects.cli.serve import serve
 from metal_defects.errors import UserError
 from metal_defects.log import logger
+from metal_defects.system import count_cores
 
 EXIT_ERROR, EXIT_INTERRUPTED = 1, 130
 INTERRUPTED = "Interrupted. Finished stages are kept; the same command goes on from there."
@@ -58,6 +59,8 @@ def main() -> None:
     """Entry point: mistakes of the user become one sentence and a non-zero exit code."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    for pool in ("INTRAOP", "INTEROP"):  # by itself TensorFlow counts the host's cores, not the container's share
+        os.environ.setdefault(f"TF_NUM_{pool}_THREADS", str(count_cores()))
     try:
         app()
     except UserError as error:

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from metal_defects.data.manifest import ImageRow, SplitName
+from metal_defects.config import SplitName
+from metal_defects.data.manifest import ImageRow
 from metal_defects.metrics import Metrics, Misnamed, SplitMetrics, classification_metrics
 from metal_defects.plots.training import draw_class_scores, draw_confusion_matrix, draw_misjudged
 from metal_defects.records import write_record, write_table

@@ -27,7 +27,7 @@ def augment(image: np.ndarray, params: AugmentationParams, seed: tuple[int, ...]
 def _draw_view(image: np.ndarray, params: AugmentationParams, random: np.random.Generator) -> np.ndarray:
     """A view of uint8 (side, side, channels), of the same shape."""
     if params.quarter_turns:
-        image = np.rot90(image, random.integers(4))
+        image = np.rot90(image, int(random.integers(4)))
     if params.flip:
         image = image[:: random.choice((-1, 1)), :: random.choice((-1, 1))]
     # Interpolation blurs: a network that saw blurred textures only misreads sharp ones, so half keep their pixels.
@@ -46,7 +46,7 @@ def _draw_view(image: np.ndarray, params: AugmentationParams, random: np.random.
     if params.occlusion and random.random() < 0.3:
         image = cover_part(image, random.uniform(0, params.occlusion), random)
     if params.specks and random.random() < 0.3:
-        image = add_specks(image, random.integers(1, params.specks, endpoint=True), random)
+        image = add_specks(image, int(random.integers(1, params.specks, endpoint=True)), random)
     return image
 
 

@@ -39,7 +39,7 @@ def build_custom_cnn(
     x = layers.Conv2D(1, 1, use_bias=False, kernel_initializer=mean_of_channels, trainable=False, name="grey")(x)
     # A dark image's variance is of the size of Keras' default epsilon, which would leave it darker than the others.
     x = layers.GroupNormalization(groups=1, epsilon=1e-5, center=False, scale=False, name="standardise")(x)
-    moments = []
+    moments: list[keras.KerasTensor] = []
     for block in range(depth):
         name = f"block{block + 1}"
         width = filters * min(2**block, WIDEST)

@@ -115,7 +115,7 @@ def _normalise(model: "onnx.ModelProto", outputs: Sequence[str]) -> None:
     names = {graph.input[0].name: INPUT}
     names |= {value.name: name for value, name in zip(graph.output, outputs, strict=True)}
     weights = {weight.name: weight for weight in graph.initializer}
-    used = []
+    used: list[onnx.TensorProto] = []
     for number, node in enumerate(graph.node):
         for name in node.input:
             if name in weights and name not in names:

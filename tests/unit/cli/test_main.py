@@ -292,3 +292,15 @@ def test_interrupt_that_python_wrapped_is_told_as_one(
         cli.main()
     assert caught.value.code == 130
     assert capsys.readouterr().err.startswith("Interrupted.")
+
+
+def test_tensorflow_gets_the_threads_that_the_container_has_cores_for(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
+    monkeypatch.setenv(names[0], "7")
+    monkeypatch.setenv(names[1], "")
+    monkeypatch.delenv(names[1])
+    monkeypatch.setattr(cli, "count_cores", lambda: 3)
+    command("run", "--plan")
+    assert [os.environ[name] for name in names] == ["7", "3"]

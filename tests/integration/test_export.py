@@ -99,7 +99,7 @@ def write_answer(artifacts: Path, images: np.ndarray, labels: np.ndarray) -> Non
     channels = {tap: opened.maps[tap].shape[-1] for tap in taps}
     guard = fit_guard(moments, labels, np.arange(len(labels)), 0.95, 0, channels)
     maps = extract_maps(opened.pixels, opened.maps, images, artifacts / "maps")
-    AnswerParts(0.8, guard, fit_locator(maps, labels, None, SIDE, 0)).save(folder)
+    AnswerParts(0.8, guard, fit_locator(maps, labels, None, SIDE, 0)).save(folder / "answer.npz")
     rules = {"unknown_distance": 1.0, "review_distance": None, "min_confidence": 0.5, "set_threshold": 0.3}
     locator = {"kind": "labels", "threshold": 0.5, "box_threshold": 0.5}
     write_json(folder / "decision.json", {"temperature": 0.8, "verdict_rules": rules, "locator": locator})

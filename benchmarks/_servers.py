@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -18,11 +19,8 @@ from _common import PROJECT
 
 from metal_defects.errors import UserError
 
-sys.path.insert(0, str(PROJECT / "tests"))
-
-from dockerfile import read_stages
-
 VENV = "/opt/venv"
+STEP = re.compile(r"^RUN (.*?[^\\])$", re.MULTILINE | re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -44,8 +42,8 @@ class Environment:
 
 def make_environment(folder: Path) -> Environment:
     """Run the Dockerfile's steps that make the image's environment, in `folder`."""
-    builder = read_stages(PROJECT / "Dockerfile")[0]
-    install, trim = [text.replace(VENV, str(folder)) for text in builder.all("RUN") if VENV in text]
+    steps = STEP.findall((PROJECT / "Dockerfile").read_text(encoding="utf-8"))
+    install, trim = [text.replace("\\\n", " ").replace(VENV, str(folder)) for text in steps if VENV in text]
     tools = folder.with_name("tools")
     tools.mkdir()
     for name, call in (("python", ""), ("pip", " -m pip")):

@@ -10,7 +10,8 @@ from typing import Any
 import _common  # noqa: F401  puts src/ on the path
 import numpy as np
 
-from metal_defects.inference.predictor import Infer, Predictor
+from metal_defects.inference.predictor import Predictor
+from metal_defects.inference.runtime import Infer
 
 
 def measure_rate(infer: Infer, inputs: list[np.ndarray], seconds: float) -> float:

@@ -19,12 +19,15 @@ from _common import (
     workspace,
 )
 
-from metal_defects.data.snapshots import SPLITS
-from metal_defects.files import read_json
+from metal_defects.data.manifest import SPLITS
+from metal_defects.data.snapshots import load_summary
 from metal_defects.log import console
 from metal_defects.metrics import accuracy_interval, format_accuracy
+from metal_defects.models.results import ModelList
 from metal_defects.models.trainers import make_trainer
+from metal_defects.pipeline.artifacts import MODELS
 from metal_defects.pipeline.table import STAGES
+from metal_defects.records import read_record
 
 
 def main(data: Data, seeds: Seeds = "1,2,3") -> None:
@@ -45,32 +48,33 @@ def main(data: Data, seeds: Seeds = "1,2,3") -> None:
         images = " / ".join(str(row["images"][split]) for split in SPLITS)
         cells = (images, str(row["epochs"]), format_accuracy(row["test"]), f"{row['seconds']:.0f}")
         table.add_row(str(row["seed"]), *cells)
-    correct, total = sum(row["test"]["correct"] for row in rows), sum(row["test"]["n"] for row in rows)
+    correct, total = sum(row["test"].correct for row in rows), sum(row["test"].n for row in rows)
     low, high = accuracy_interval(correct, total)
-    accuracies = [100 * row["test"]["accuracy"]["value"] for row in rows]
+    accuracies = [100 * row["test"].accuracy.value for row in rows]
     notes = [
         f"Mean {sum(accuracies) / len(rows):.2f} %, lowest {min(accuracies):.2f} %; {correct} of {total} in all "
         f"({100 * low:.2f} to {100 * high:.2f} %, as if the repetitions were independent).",
         "Seconds: training alone, from the snapshots to the best epoch's weights.",
     ]
-    report("custom_cnn", [table], notes, machine, {"repetitions": rows})
+    repetitions = [row | {"test": row["test"].model_dump(mode="json")} for row in rows]
+    report("custom_cnn", [table], notes, machine, {"repetitions": repetitions})
 
 
 def _train(data: Path, seed: int) -> dict[str, Any]:
     """One split, one training run, one test."""
-    with workspace(STAGES[:4], use_data(data), *use_model("custom_cnn"), SPLIT_80_20, f"seed={seed}") as ctx:
-        entry = read_json(ctx.artifacts / "04_model_builder" / "models.json")["models"][0]
-        trainer = make_trainer(ctx, entry)
+    with workspace(STAGES[:4], use_data(data), *use_model("custom_cnn"), SPLIT_80_20, f"seed={seed}") as place:
+        entry = read_record(place.path(MODELS), ModelList).models[0]
+        trainer = make_trainer(entry, place.training)
         begin = time.perf_counter()
-        fitted = trainer.fit({}, ctx.resume / "training", f"seed {seed}")
+        fitted = trainer.fit({}, place.make_callbacks, place.scratch / "training", f"seed {seed}")
         seconds = time.perf_counter() - begin
-        test = score_test(ctx, fitted.predict("test"))
+        test = score_test(place, fitted.predict("test"))
         console.print(f"seed {seed}: test {format_accuracy(test)}, {seconds:.0f} s", style="dim", highlight=False)
-        summary = read_json(ctx.artifacts / "03_dataset_loader" / "snapshots.json")
+        summary = load_summary(place.snapshots)
     return {
         "seed": seed,
-        "images": {split: summary[split]["images"] for split in SPLITS},
-        "parameters": entry["parameters"],
+        "images": {split: getattr(summary, split).images for split in SPLITS},
+        "parameters": entry.parameters,
         "hyperparameters": trainer.defaults(),
         "epochs": len(fitted.history["loss"]),
         "seconds": round(seconds, 1),

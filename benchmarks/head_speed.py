@@ -8,6 +8,7 @@ from _common import (
     SPLIT_80_20,
     Data,
     Model,
+    Workspace,
     describe_machine,
     make_table,
     read_frozen_entry,
@@ -19,14 +20,12 @@ from _common import (
     workspace,
 )
 
-from metal_defects.components.c05_callbacks import build_callbacks
 from metal_defects.data.snapshots import load_snapshot
 from metal_defects.log import console
 from metal_defects.metrics import format_accuracy
 from metal_defects.models.networks import assemble, build_feature_model, build_head
 from metal_defects.models.trainers import FrozenTrainer, make_trainer
 from metal_defects.models.training import compile_classifier, predict_images
-from metal_defects.pipeline.runner import StageContext
 from metal_defects.pipeline.table import STAGES
 
 if TYPE_CHECKING:
@@ -57,35 +56,36 @@ def main(
         f"training.epochs={epochs}",
         f"callbacks.early_stopping.patience={epochs}",
     )
-    with workspace(STAGES[:4], use_data(data), *use_model(model), *overrides) as ctx:
-        entry = read_frozen_entry(ctx)
+    with workspace(STAGES[:4], use_data(data), *use_model(model), *overrides) as place:
+        entry = read_frozen_entry(place)
         begin = time.perf_counter()
-        trainer = make_trainer(ctx, entry)
+        trainer = make_trainer(entry, place.training)
+        engine = trainer.method.engine  # known once the bank is filled
         bank_seconds = time.perf_counter() - begin
         begin = time.perf_counter()
-        fitted = trainer.fit({}, ctx.resume / "bank", "head on the bank")
+        fitted = trainer.fit({}, place.make_callbacks, place.scratch / "bank", "head on the bank")
         head_seconds = time.perf_counter() - begin
-        from_bank = score_test(ctx, fitted.predict("test"))
+        from_bank = score_test(place, fitted.predict("test"))
         console.print("The bank is done; now the usual way ...", style="dim")
         network = build_plain_network(trainer)
         begin = time.perf_counter()
-        _fit_plainly(ctx, trainer, network)
+        _fit_plainly(place, trainer, network)
         plain_seconds = time.perf_counter() - begin
-        plain = score_test(ctx, predict_images(network, load_snapshot(ctx.artifacts / "03_dataset_loader", "test")))
+        plain = score_test(place, predict_images(network, load_snapshot(place.snapshots, "test")))
     ratio = plain_seconds / head_seconds
-    table = make_table(f"{entry['title']}, {epochs} epochs of the head", "way", "seconds", "test accuracy (95 %)")
+    table = make_table(f"{entry.title}, {epochs} epochs of the head", "way", "seconds", "test accuracy (95 %)")
     table.add_row("fit the frozen network", f"{plain_seconds:.1f}", format_accuracy(plain))
     table.add_row("fit the head on the bank", f"{head_seconds:.1f}", format_accuracy(from_bank))
     with_bank = plain_seconds / (head_seconds + bank_seconds)
     notes = [
         f"From the bank it is {ratio:.0f} times faster.",
-        f"Filling the bank took {bank_seconds:.1f} s ({trainer.details['engine']}), once; "
+        f"Filling the bank took {bank_seconds:.1f} s ({engine}), once; "
         f"counted in full against this one head, the ratio is {with_bank:.1f}.",
     ]
     result = {
-        "model": entry["name"],
+        "model": entry.name,
         "epochs": epochs,
-        "engine": trainer.details["engine"],
+        "engine": engine,
         "seconds": {
             "plain": round(plain_seconds, 2),
             "bank": round(head_seconds, 2),
@@ -93,7 +93,7 @@ def main(
         },
         "ratio": round(ratio, 1),
         "ratio_with_filling": round(with_bank, 2),
-        "test": {"plain": plain, "bank": from_bank},
+        "test": {"plain": plain.model_dump(mode="json"), "bank": from_bank.model_dump(mode="json")},
     }
     report("head_speed", [table], notes, machine, result)
 
@@ -103,7 +103,7 @@ def build_plain_network(trainer: FrozenTrainer) -> "keras.Model":
     import keras
 
     values = trainer.defaults()
-    keras.utils.set_random_seed(trainer.params.seed)
+    keras.utils.set_random_seed(trainer.training.seed)
     taps = trainer.backbone.choose_taps(values["taps"])
     features = trainer.bank.training(trainer.bank.columns(taps), views=0)
     head = build_head(
@@ -117,11 +117,11 @@ def build_plain_network(trainer: FrozenTrainer) -> "keras.Model":
     return assemble(build_feature_model(trainer.backbone, trainer.network, taps), head, "plain")
 
 
-def _fit_plainly(ctx: StageContext, trainer: FrozenTrainer, network: "keras.Model") -> None:
+def _fit_plainly(place: Workspace, trainer: FrozenTrainer, network: "keras.Model") -> None:
     """What most programs do: Keras' fit on the images, the backbone's layers frozen."""
     import tensorflow as tf
 
-    values, folder = trainer.defaults(), ctx.resume / "plain"
+    values, folder = trainer.defaults(), place.scratch / "plain"
     classes = len(trainer.weights)
     weights = tf.constant(trainer.weights)
 
@@ -129,15 +129,15 @@ def _fit_plainly(ctx: StageContext, trainer: FrozenTrainer, network: "keras.Mode
         return image, tf.one_hot(label, classes), tf.gather(weights, label)
 
     train, valid = (
-        load_snapshot(ctx.artifacts / "03_dataset_loader", split).map(prepare).cache() for split in ("train", "valid")
+        load_snapshot(place.snapshots, split).map(prepare).cache() for split in ("train", "valid")
     )
-    shuffled = train.shuffle(int(train.cardinality()), seed=trainer.params.seed)
+    shuffled = train.shuffle(int(train.cardinality()), seed=trainer.training.seed)
     compile_classifier(network, values["learning_rate"], values["label_smoothing"])
     network.fit(
         shuffled.batch(values["batch_size"]).prefetch(tf.data.AUTOTUNE),
         validation_data=valid.batch(values["batch_size"]),
         epochs=values["epochs"],
-        callbacks=build_callbacks(trainer.params.callbacks, folder, values["epochs"], values["learning_rate"]),
+        callbacks=place.make_callbacks(folder, values["epochs"], values["learning_rate"]),
         verbose=0,
     )
 

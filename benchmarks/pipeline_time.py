@@ -15,9 +15,12 @@ from metal_defects.errors import UserError
 from metal_defects.files import read_json
 from metal_defects.log import console
 from metal_defects.metrics import format_accuracy
-from metal_defects.pipeline.digest import first_difference
+from metal_defects.models.results import Leaderboard, TunedResult
+from metal_defects.pipeline.artifacts import LEADERBOARD, TUNED_METRICS
+from metal_defects.pipeline.digest import explain_difference
 from metal_defects.pipeline.runner import LOCK
 from metal_defects.pipeline.table import STAGES
+from metal_defects.records import read_record
 
 REPEATS = 3
 
@@ -48,8 +51,8 @@ def main(
         _check_repeated(records, read_records(folder / "artifacts"))
         plan = statistics.median(_time_command("plan", *options) for _ in range(REPEATS))
         usage = statistics.median(_time_command("--help") for _ in range(REPEATS))
-        tuned = read_json(folder / "artifacts" / "07_hyperparameter_tuning" / "metrics.json")
-        ranked = read_json(folder / "artifacts" / "06_model_training_evaluation" / "leaderboard.json")["models"]
+        tuned = read_record(folder / "artifacts" / TUNED_METRICS.name, TunedResult)
+        ranked = read_record(folder / "artifacts" / LEADERBOARD.name, Leaderboard).models
     stages = {record["stage"]: record["seconds"] for record in records}
     table = make_table("The pipeline from nothing", "stage", "seconds")
     for stage, seconds in stages.items():
@@ -59,13 +62,13 @@ def main(
     quick = make_table("With nothing to do", "command", "seconds")
     for command, seconds in (("run, all stages up to date", repeated), ("plan", plan), ("--help", usage)):
         quick.add_row(command, f"{seconds:.2f}")
-    names = ", ".join(f"{row['title']} ({row['weights']})" for row in ranked)
-    notes = [f"Models: {names}.", f"Tuned {tuned['title']}: test {format_accuracy(tuned['test'])}."]
+    names = ", ".join(f"{row.title} ({row.weights})" for row in ranked)
+    notes = [f"Models: {names}.", f"Tuned {tuned.title}: test {format_accuracy(tuned.test)}."]
     result = {
-        "models": [{key: row[key] for key in ("name", "weights", "seconds")} for row in ranked],
+        "models": [{"name": row.name, "weights": row.weights, "seconds": row.seconds} for row in ranked],
         "seconds": {"all": round(total, 1), "stages": stages},
         "nothing_to_do": {"run": round(repeated, 2), "plan": round(plan, 2), "help": round(usage, 2)},
-        "test": tuned["test"],
+        "test": tuned.test.model_dump(mode="json"),
     }
     report("pipeline_time", [table, quick], notes, machine, result)
 
@@ -83,7 +86,7 @@ def _check_repeated(before: list[dict[str, Any]], after: list[dict[str, Any]]) -
     """
     for old, new in zip(before, after, strict=True):
         if old != new:
-            cause = first_difference(old["inputs"], new["inputs"]) or "an output was altered"
+            cause = explain_difference(old["inputs"], new["inputs"]) or "an output was altered"
             raise UserError(f"The second run should have nothing to do, but it repeated {new['stage']}: {cause}.")
 
 

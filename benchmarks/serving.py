@@ -24,8 +24,10 @@ from metal_defects.config import load_settings
 from metal_defects.data.imaging import Preprocessor
 from metal_defects.data.layouts import read_image_set
 from metal_defects.errors import UserError
+from metal_defects.inference.answer import Prediction
 from metal_defects.inference.bundle import KERAS_FILE, find_bundle
-from metal_defects.inference.predictor import Prediction, Predictor, open_graph
+from metal_defects.inference.predictor import Predictor
+from metal_defects.inference.runtime import open_graph
 from metal_defects.log import console
 
 CLIENTS = 8
@@ -73,8 +75,8 @@ class Bench:
     @cached_property
     def pixels(self) -> np.ndarray:
         """uint8 (64, side, side, 3): ready for the graph."""
-        card = self.predictor.bundle.card["input"]
-        prepare = Preprocessor(card["image_size"], card["resize"], self.predictor.bundle.limits)
+        card = self.predictor.bundle.card.input
+        prepare = Preprocessor(card.image_size, card.resize, self.predictor.bundle.limits)
         return np.stack([prepare(path) for path in self.spread(64)])
 
     def spread(self, count: int) -> list[Path]:
@@ -86,7 +88,7 @@ class Bench:
 
         One image at a time on all cores, batches of 16 on all cores, and one image at a time per core in parallel.
         """
-        file = self.predictor.bundle.variant_file(self.predictor.bundle.card["default"])
+        file = self.predictor.bundle.variant_file(self.predictor.bundle.card.default)
         cores, seconds = os.cpu_count() or 1, 1.0 if self.quick else 4.0
         wide, narrow = open_graph(file), open_graph(file, 1)
         single, batches = np.split(self.pixels, 64), np.split(self.pixels, 4)
@@ -117,7 +119,7 @@ def measure_one_image(bench: Bench) -> Iterator[Row]:
 def measure_overhead(bench: Bench) -> Iterator[Row]:
     """Predictor from a file, and from ready pixels, in turns with the bare graph."""
     predictor, rounds = bench.predictor, 2 if bench.quick else 8
-    infer = open_graph(predictor.bundle.variant_file(predictor.bundle.card["default"]))
+    infer = open_graph(predictor.bundle.variant_file(predictor.bundle.card.default))
     ways: dict[str, tuple[Callable[[Any], Any], list[Any]]] = {
         "bare": (infer, [image[None] for image in bench.pixels]),
         "pixels": (predictor.predict, list(bench.pixels)),
@@ -231,7 +233,7 @@ def measure_environment(bench: Bench) -> Iterator[Row]:
 
 def measure_int8(bench: Bench) -> Iterator[Row]:
     """Size, speed and accuracy of int8 against float32, over all labelled images given."""
-    variants = bench.predictor.bundle.card["variants"]
+    variants = bench.predictor.bundle.card.variants
     if "int8" not in variants:
         yield Row("int8 against float32", "≤ 0.1 point lost", "the bundle has no int8 variant", None)
         return
@@ -243,7 +245,7 @@ def measure_int8(bench: Bench) -> Iterator[Row]:
         milliseconds = 1000 * median_seconds(infer, [image[None] for image in bench.pixels] * 4)
         answers = predictor.predict_many(path for path, _ in files)
         right = sum(getattr(answer, "label", None) == label for answer, (_, label) in zip(answers, files, strict=True))
-        found[name] = {"mb": variants[name]["bytes"] / 1e6, "ms": milliseconds, "accuracy": 100 * right / len(files)}
+        found[name] = {"mb": variants[name].bytes / 1e6, "ms": milliseconds, "accuracy": 100 * right / len(files)}
     full, small = found["float32"], found["int8"]
     lost = full["accuracy"] - small["accuracy"]
     text = f"{small['mb']:.1f} MB for {full['mb']:.1f}, {small['ms']:.1f} ms for {full['ms']:.1f}, "
@@ -288,14 +290,14 @@ def main(
     settings = load_settings(PROJECT)
     found = read_image_set(data.expanduser().absolute(), settings.data_schema)
     images, labels = [found.root / file.path for file in found.files], [file.label for file in found.files]
-    serves = (bundle or find_bundle(settings.config.paths.artifacts, PROJECT / "bundles" / "neu")).absolute()
+    serves = find_bundle(settings.config.paths.artifacts, bundle).absolute()
     rows: dict[str, list[Row]] = {}
     with TemporaryDirectory(prefix="benchmark-", ignore_cleanup_errors=True) as name:
         bench = Bench(images, labels, serves, keras_file, quick, Path(name))
         for key in chosen:
             console.print(f"Measuring: {key} ...", style="dim")
             rows[key] = list(ROWS[key](bench))
-        served = f"{bench.predictor.bundle.card['name']}, {bench.predictor.bundle.hash}"
+        served = f"{bench.predictor.bundle.card.name}, {bench.predictor.bundle.hash}"
     table = make_table(f"Serving {served}", "what", "target", "", "measured")
     for row in (row for several in rows.values() for row in several):
         table.add_row(row.what, row.target, {True: "yes", False: "[red]no[/]", None: ""}[row.is_met], row.measured)

@@ -28,8 +28,12 @@ Range = Annotated[tuple[float, float], Field(description="low and high")]
 Classes = Literal["auto"] | dict[str, tuple[str, ...]]
 
 
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
 class _Frozen(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+    # Deferred: a plan or an answer validates few of them.
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False, defer_build=True)
 
 
 # --- config/config.yaml: where ---------------------------------------------------------------
@@ -376,7 +380,7 @@ def load_settings(
         if not equals:
             raise ConfigError(f"--set needs KEY=VALUE, for example training.epochs=5. Got '{text}' instead.")
         _override(boxes, key.strip(), value, origin="--set")
-    models = {"config": Config, "params": Params, "schema": DataSchema}
+    models: dict[str, type[_Frozen]] = {"config": Config, "params": Params, "schema": DataSchema}
     parts = {name: _validate(model, boxes[name], FILES[name]) for name, model in models.items()}
     config = parts["config"]
     absolute = {name: root / path for name, path in config.paths}
@@ -386,7 +390,7 @@ def load_settings(
 
 def _read_yaml(path: Path) -> ConfigBox:
     try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+        value = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # the safe one, in C where there is one
     except OSError as error:
         raise ConfigError(f"Cannot read {path}: {error.strerror}.") from error
     except yaml.YAMLError as error:

@@ -6,12 +6,10 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import TypeVar
 
 from rich.console import Console
-from rich.logging import RichHandler
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -35,21 +33,29 @@ logger = logging.getLogger("metal_defects")
 
 
 def setup_logging(
-    folder: Path | None, level: str, max_bytes: int, backups: int, terminal: Console = console, verbose: bool = False
-) -> Path | None:
-    """Send records to `folder`/metal_defects.log, where there is a folder, and short messages to the terminal.
+    folder: Path, level: str, max_bytes: int, backups: int, terminal: Console = console, verbose: bool = False
+) -> Path:
+    """Send records to `folder`/metal_defects.log and short messages to the terminal.
 
     The file gets one line per event (tracebacks excepted) at `level`; the terminal gets INFO and up, without
     records that carry a traceback; `verbose` adds DEBUG there.
     """
-    path = None if folder is None else folder / LOG_FILE
-    handlers: list[logging.Handler] = []
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        to_file = RotatingFileHandler(path, maxBytes=max_bytes, backupCount=backups, encoding="utf-8")
-        to_file.setFormatter(_OneLine("%(asctime)s %(levelname)s %(process)d %(module)s %(message)s"))
-        to_file.setLevel(level)
-        handlers.append(to_file)
+    from logging.handlers import RotatingFileHandler
+
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / LOG_FILE
+    to_file = RotatingFileHandler(path, maxBytes=max_bytes, backupCount=backups, encoding="utf-8")
+    to_file.setFormatter(_OneLine("%(asctime)s %(levelname)s %(process)d %(module)s %(message)s"))
+    to_file.setLevel(level)
+    log_to_terminal(terminal, verbose)
+    logger.addHandler(to_file)
+    return path
+
+
+def log_to_terminal(terminal: Console = console, verbose: bool = False) -> None:
+    """Send short messages to the terminal, and nothing to a file."""
+    from rich.logging import RichHandler
+
     to_terminal = RichHandler(console=terminal, show_time=False, show_path=False, show_level=False, markup=False)
     to_terminal.setFormatter(_Short("%(message)s"))
     to_terminal.setLevel(logging.DEBUG if verbose else logging.INFO)
@@ -57,12 +63,10 @@ def setup_logging(
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
         handler.close()
-    for handler in (*handlers, to_terminal):
-        logger.addHandler(handler)
+    logger.addHandler(to_terminal)
     logger.setLevel(logging.DEBUG)
     logger.propagate = False
     logging.raiseExceptions = False  # where even the log cannot be written, the error that ends the run is shown alone
-    return path
 
 
 class _OneLine(logging.Formatter):

@@ -16,7 +16,7 @@ from metal_defects.files import write_json, write_text
 class Record(BaseModel):
     """A value that does not change once it is made, with no field that its class does not name."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 AnyRecord = TypeVar("AnyRecord", bound=BaseModel)

@@ -1,7 +1,6 @@
 """Data files: the settings and the model that come with the program, in a checkout or in an installed package."""
 
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 
 from metal_defects.errors import ConfigError
@@ -36,6 +35,8 @@ def _list_folders() -> Iterator[Path]:
     if checkout / "src" / "metal_defects" == _PACKAGE and (checkout / "pyproject.toml").is_file():
         yield checkout
     # The record of the installation knows more than sys.prefix: `--user` and `--prefix` put files elsewhere.
+    from importlib.metadata import PackageNotFoundError, files
+
     try:
         recorded = files(DISTRIBUTION) or []
     except PackageNotFoundError:

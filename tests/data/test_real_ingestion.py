@@ -1,6 +1,5 @@
 """Stage 01 on the two real sets: what is known of them must come out."""
 
-import csv
 import os
 from collections import Counter
 from pathlib import Path
@@ -8,24 +7,22 @@ from typing import Any
 
 import pytest
 from support import PROJECT
+from support.stages import make_context
+from support.workshop import read_rows
 
 from metal_defects.components.c01_data_ingestion import run
 from metal_defects.config import load_settings
 from metal_defects.files import read_json
-from metal_defects.pipeline.runner import StageContext
 
 pytestmark = pytest.mark.slow
 
 
 class Ingested:
     def __init__(self, out: Path) -> None:
-        with (out / "manifest.csv").open(newline="", encoding="utf-8") as stream:
-            self.rows = list(csv.DictReader(stream))
+        self.rows = read_rows(out / "manifest.csv")
         self.quarantine = (out / "quarantine.csv").read_text(encoding="utf-8").splitlines()[1:]
         self.source = read_json(out / "source.json")
-        self.checks: dict[str, dict[str, Any]] = {
-            check["name"]: check for check in read_json(out / "validation_report.json")["checks"]
-        }
+        self.checks: dict[str, dict[str, Any]] = read_json(out / "validation_report.json")
 
     def pairs(self, *kinds: str) -> set[tuple[str, str]]:
         found = (pair for pair in self.checks["copies"]["pairs"] if pair["kind"] in kinds)
@@ -35,8 +32,8 @@ class Ingested:
 def ingest(variable: str, out: Path, *overrides: str) -> Ingested:
     if not os.environ.get(variable):
         pytest.skip(f"{variable} is not set")
-    settings = load_settings(PROJECT, [f"data.path={os.environ[variable]}", *overrides], environment={})
-    run(StageContext(settings, out, out, out))
+    where = (f"data.path={os.environ[variable]}", f"paths.artifacts={out / 'artifacts'}")
+    run(make_context("01", load_settings(PROJECT, [*where, *overrides], environment={}), out))
     return Ingested(out)
 
 

@@ -1,38 +1,48 @@
 """Stage 09 on a small network that was really trained: what is served answers as Keras does."""
 
-import csv
 import hashlib
+import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from support import PROJECT
+from support.evaluations import make_evaluation
+from support.stages import leave, leave_rows, make_context, place
+from support.workshop import read_rows
 
+from metal_defects.cli.predict import load_keras
 from metal_defects.components import c09_model_export
-from metal_defects.config import Settings
-from metal_defects.data.snapshots import SPLITS
-from metal_defects.files import sha256_file, write_json
+from metal_defects.config import ImageSchema, Settings, load_settings
+from metal_defects.data.manifest import SPLITS, DataCard, ManifestRow
+from metal_defects.data.snapshots import ClassLabels, Snapshots, SplitSummary
+from metal_defects.evaluation.results import Decision
+from metal_defects.files import sha256_file
+from metal_defects.inference.answer import Prediction
 from metal_defects.inference.bundle import load_bundle
-from metal_defects.inference.predictor import Prediction, Predictor, open_graph
-from metal_defects.metrics import classification_metrics
+from metal_defects.inference.card import LocatorCard, VerdictRules
+from metal_defects.inference.predictor import Predictor
+from metal_defects.inference.runtime import open_graph
+from metal_defects.metrics import SplitMetrics, classification_metrics
 from metal_defects.models.custom_cnn import build_custom_cnn
 from metal_defects.models.networks import assemble, build_backbone, build_feature_model, build_head, pool_moments
 from metal_defects.models.onnx_export import export_float32
+from metal_defects.models.results import LogLosses, TunedCard, TunedResult
 from metal_defects.models.specs import BACKBONES
-from metal_defects.pipeline.runner import StageContext
+from metal_defects.pipeline import artifacts as a
 from metal_defects.trust.answer import AnswerParts, open_model
-from metal_defects.trust.guard import choose_guard_taps, fit_guard
+from metal_defects.trust.guard import GuardCard, choose_guard_taps, fit_guard
 from metal_defects.trust.locator import fit_locator
 from metal_defects.trust.locator_maps import extract_maps
 
 pytestmark = pytest.mark.slow
 SIDE = 64
-CLASSES = ["Stripes", "Bars", "Noise"]
+CLASSES = ("Stripes", "Bars", "Noise")
 COUNTS = {"train": 20, "valid": 6, "test": 6}
-LIMITS = {"formats": ["PNG"], "min_side": 16, "max_side": 512, "max_bytes": 1_000_000}
+LIMITS = ImageSchema(formats=("PNG",), min_side=16, max_side=512, max_bytes=1_000_000)
+DRAWN = DataCard(kind="synthetic", notice="Drawn.")
 
 
 def draw(label: int, rng: np.random.Generator) -> np.ndarray:
@@ -44,124 +54,119 @@ def draw(label: int, rng: np.random.Generator) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What stages 01, 03 and 07 leave, of a custom CNN that was trained for some seconds."""
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """Of a run whose stages 01, 03, 07 and 08 are done, with a custom CNN that was trained for some seconds."""
     import keras
     import tensorflow as tf
 
     folder = tmp_path_factory.mktemp("artifacts")
+    settings = configure(folder, "model_export.calibration_images=40")
     rng = np.random.default_rng(0)
     keras.utils.set_random_seed(0)
-    data = {}
+    data, summary = {}, {}
     for split in SPLITS:
         labels = np.repeat(np.arange(len(CLASSES), dtype=np.int32), COUNTS[split])
         images = np.stack([draw(label, rng) for label in labels])
         data[split] = images, labels
-        tf.data.Dataset.from_tensor_slices(data[split]).save(str(folder / "03_dataset_loader" / f"{split}_ds"))
-    write_json(folder / "03_dataset_loader" / "class_labels.json", {"classes": CLASSES, "image_size": SIDE})
-    snapshots = {split: {"labels": labels.tolist()} for split, (_, labels) in data.items()}
-    write_json(folder / "03_dataset_loader" / "snapshots.json", snapshots)
-    (folder / "01_data_ingestion").mkdir()
-    (folder / "01_data_ingestion" / "manifest.csv").write_text("path\n")
+        tf.data.Dataset.from_tensor_slices(data[split]).save(str(place(settings, a.LABELS).parent / f"{split}_ds"))
+        told = {"images": len(labels), "per_class": {}, "element_spec": (), "pixels_sha256": ""}
+        summary[split] = SplitSummary(**told, labels=tuple(labels.tolist()))
+    leave(settings, a.LABELS, ClassLabels(classes=CLASSES, image_size=SIDE))
+    leave(settings, a.SNAPSHOTS, Snapshots(data=DRAWN, **summary))
+    row = {"path": "a.png", "label": "Bars", "split": "train", "sha256": "", "group": "a.png", "width": 1, "height": 1}
+    leave_rows(settings, a.MANIFEST, [ManifestRow(**row, boxes=())])
 
     model = build_custom_cnn(SIDE, len(CLASSES), filters=8, depth=3, dropout=0.0, l2=0.0)
     model.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy")
     model.fit(*data["train"], epochs=15, batch_size=20, verbose=0)
-    tuned = folder / "07_hyperparameter_tuning"
-    tuned.mkdir()
-    model.save(tuned / "tuned_model.h5", include_optimizer=False)
-    card = {
-        "data": {"kind": "synthetic", "notice": "Drawn."}, "model": "Custom CNN", "weights": "none",
-        "classes": CLASSES, "image_size": SIDE, "resize": "bilinear", "limits": LIMITS, "hyperparameters": {},
-        "sha256": sha256_file(tuned / "tuned_model.h5"),
-    }  # fmt: skip
-    write_json(tuned / "tuned_model.json", card)
-    metrics = {
-        split: classification_metrics(data[split][1], model.predict(data[split][0], verbose=0), CLASSES)
+    model.save(place(settings, a.TUNED_H5), include_optimizer=False)
+    leave_tuned_cards(settings, {split: (y, model.predict(x, verbose=0)) for split, (x, y) in data.items()})
+    leave_answer(settings, *data["train"])
+    return settings
+
+
+def configure(artifacts: Path, *overrides: str) -> Settings:
+    return load_settings(PROJECT, [f"paths.artifacts={artifacts}", *overrides], environment={})
+
+
+def leave_tuned_cards(settings: Settings, answers: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
+    """What stage 07 writes beside the model."""
+    made = {"data": DRAWN, "weights": "from scratch", "hyperparameters": {}}
+    digest = sha256_file(place(settings, a.TUNED_H5))
+    shape = {"classes": CLASSES, "image_size": SIDE, "resize": "bilinear", "limits": LIMITS}
+    leave(settings, a.TUNED_CARD, TunedCard(**made, **shape, model="Custom CNN", sha256=digest))
+    scores = {
+        split: SplitMetrics(**dict(classification_metrics(*answers[split], CLASSES)), errors=())
         for split in ("valid", "test")
     }
-    write_json(tuned / "metrics.json", metrics)
-    write_answer(folder, *data["train"])
-    return folder
+    title = {"name": "custom_cnn", "title": "Custom CNN", "kind": "from scratch"}
+    search = {"base_model_kept": True, "trials": 0, "valid_log_loss": LogLosses(base=0.1, tuned=0.1), "seconds": 1.0}
+    leave(settings, a.TUNED_METRICS, TunedResult(**made, **title, **search, **scores))
 
 
-def write_answer(artifacts: Path, images: np.ndarray, labels: np.ndarray) -> None:
+def leave_answer(settings: Settings, images: np.ndarray, labels: np.ndarray) -> None:
     """What stage 08 leaves for the export: a guard and a locator that were really fitted."""
     import keras
     from keras import layers
 
-    folder = artifacts / "08_model_evaluation"
-    folder.mkdir()
-    opened = open_model(keras.models.load_model(artifacts / "07_hyperparameter_tuning/tuned_model.h5", compile=False))
+    opened = open_model(keras.models.load_model(place(settings, a.TUNED_H5), compile=False))
     taps = choose_guard_taps(tuple(opened.maps))
     pooled = [part for tap in taps for part in pool_moments(opened.maps[tap], f"pooled_{tap}")]
     moments = keras.Model(opened.pixels, layers.Concatenate()(pooled)).predict(images, verbose=0)
     channels = {tap: opened.maps[tap].shape[-1] for tap in taps}
     guard = fit_guard(moments, labels, np.arange(len(labels)), 0.95, 0, channels)
-    maps = extract_maps(opened.pixels, opened.maps, images, artifacts / "maps")
-    AnswerParts(0.8, guard, fit_locator(maps, labels, None, SIDE, 0)).save(folder / "answer.npz")
-    rules = {"unknown_distance": 1.0, "review_distance": None, "min_confidence": 0.5, "set_threshold": 0.3}
-    locator = {"kind": "labels", "threshold": 0.5, "box_threshold": 0.5}
-    write_json(folder / "decision.json", {"temperature": 0.8, "verdict_rules": rules, "locator": locator})
-    counts = {"accept": 18, "review": 0, "unknown": 0, "images": 18, "errors_among_accepted": 0}
-    share = {"value": 1.0, "low": 0.9, "high": 1.0}
-    evaluation = {
-        "protocol": {"images": 18, "folds": 1}, "calibration": {"after": {"ece": share}},
-        "conformal": {"served": {"covered": share, "mean_size": 1.0}}, "guard": {"accepted_held_out": 1.0},
-        "verdicts": {"test": counts},
-    }  # fmt: skip
-    write_json(folder / "evaluation.json", evaluation)
+    maps = extract_maps(opened.pixels, opened.maps, images, settings.config.paths.artifacts / "maps")
+    AnswerParts(0.8, guard, fit_locator(maps, labels, None, SIDE, 0)).save(place(settings, a.ANSWER).parent)
+    rules = VerdictRules(unknown_distance=1.0, review_distance=None, min_confidence=0.5, set_threshold=0.3)
+    locator = LocatorCard(kind="labels", threshold=0.5, box_threshold=0.5)
+    guard_card = GuardCard(taps=taps, acceptance=0.95)
+    leave(settings, a.DECISION, Decision(temperature=0.8, verdict_rules=rules, locator=locator, guard=guard_card))
+    leave(settings, a.EVALUATION, make_evaluation())
 
 
 @pytest.fixture(scope="module")
-def exported(artifacts: Path) -> Path:
+def exported(settings: Settings) -> Path:
     """Folder of stage 09."""
-    from metal_defects.config import load_settings
-
-    project = PROJECT
-    settings = load_settings(project, ["model_export.calibration_images=40"], environment={})
-    out = artifacts / "09_model_export"
-    out.mkdir()
-    c09_model_export.run(StageContext(settings=settings, out=out, artifacts=artifacts, resume=artifacts / "resume"))
-    return out
+    ctx = make_context("09", settings)
+    c09_model_export.run(ctx)
+    return ctx.out
 
 
 def test_float32_answers_as_keras_on_every_image(exported: Path) -> None:
-    parity = load_bundle(exported / "bundle").card["variants"]["float32"]["parity"]
-    assert parity["ok"] and parity["images"] == parity["labels_equal"] == 3 * (COUNTS["valid"] + COUNTS["test"])
-    assert 0 <= parity["max_difference"] <= 1e-4
+    parity = load_bundle(exported / "bundle").card.variants["float32"].parity
+    assert parity.ok and parity.images == parity.labels_equal == 3 * (COUNTS["valid"] + COUNTS["test"])
+    assert 0 <= parity.max_difference <= 1e-4
 
 
-def test_bundle_says_what_it_is(exported: Path, artifacts: Path) -> None:
+def test_bundle_says_what_it_is(exported: Path, settings: Settings) -> None:
     bundle = load_bundle(exported / "bundle")
-    assert bundle.classes == tuple(CLASSES) and bundle.notice == "Drawn."
-    assert bundle.card["provenance"]["manifest_sha256"] == sha256_file(artifacts / "01_data_ingestion/manifest.csv")
-    accuracy = bundle.card["variants"]["float32"]["test_accuracy"]
-    assert accuracy["value"] == bundle.card["metrics"]["test"]["accuracy"]["value"] > 0.9
-    assert accuracy["low"] < accuracy["value"] and accuracy["n"] == 3 * COUNTS["test"]
+    assert bundle.classes == CLASSES and bundle.notice == "Drawn."
+    assert bundle.card.provenance.manifest_sha256 == sha256_file(place(settings, a.MANIFEST))
+    assert bundle.card.input.limits == LIMITS
+    accuracy = bundle.card.variants["float32"].test_accuracy
+    assert accuracy.value == bundle.card.metrics["test"].accuracy.value > 0.9
+    assert accuracy.low < accuracy.value and accuracy.n == 3 * COUNTS["test"]
 
 
 def test_parity_table_has_a_row_per_variant(exported: Path) -> None:
-    with (exported / "parity.csv").open(newline="") as stream:
-        rows = {row["variant"]: row for row in csv.DictReader(stream)}
+    rows = {row["variant"]: row for row in read_rows(exported / "parity.csv")}
     assert list(rows) == ["keras", "float32", "int8"]
-    default = load_bundle(exported / "bundle").card["default"]
+    default = load_bundle(exported / "bundle").card.default
     assert [name for name, row in rows.items() if row["is_default"] == "True"] == [default]
     assert int(rows["int8"]["bytes"]) < int(rows["float32"]["bytes"])
     assert (exported / "variants.png").stat().st_size > 5000
 
 
 def test_int8_keeps_the_labels(exported: Path) -> None:
-    parity = load_bundle(exported / "bundle").card["variants"]["int8"]["parity"]
-    assert parity["labels_equal"] >= parity["images"] - 1
+    parity = load_bundle(exported / "bundle").card.variants["int8"].parity
+    assert parity.labels_equal >= parity.images - 1
 
 
 def test_runtimes_agree_on_files(exported: Path) -> None:
     rng = np.random.default_rng(1)
     images = [draw(n % 3, rng) for n in range(12)]
     onnx, keras = (
-        list(Predictor.load(exported / "bundle", variant="float32", runtime=runtime).predict_many(images))
-        for runtime in ("onnx", "keras")
+        list(load(exported / "bundle", variant="float32").predict_many(images)) for load in (Predictor.load, load_keras)
     )
     for one, other in zip(onnx, keras, strict=True):
         assert isinstance(one, Prediction) and one.label == other.label
@@ -179,23 +184,22 @@ def test_heat_map_and_distance_come_with_the_answer(exported: Path) -> None:
     assert strange.verdict == "unknown" and strange.distance > known.distance
 
 
-def test_same_model_gives_the_same_bytes_in_any_process(artifacts: Path, exported: Path, tmp_path: Path) -> None:
+def test_same_model_gives_the_same_bytes_in_any_process(settings: Settings, exported: Path, tmp_path: Path) -> None:
     code = (
         "import sys, keras; from pathlib import Path; from metal_defects.models.onnx_export import export_float32;"
         "from metal_defects.trust.answer import load_answer_model;"
         "keras.Sequential([keras.layers.Dense(1) for _ in range(3)]);"
         "export_float32(*load_answer_model(Path(sys.argv[1])), Path(sys.argv[2]))"
     )
-    target = tmp_path / "again.onnx"
-    subprocess.run([sys.executable, "-c", code, str(artifacts), str(target)], check=True, env=_environment())
+    target, artifacts = tmp_path / "again.onnx", str(settings.config.paths.artifacts)
+    environment = os.environ | {"PYTHONPATH": str(PROJECT / "src"), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    subprocess.run([sys.executable, "-c", code, artifacts, str(target)], check=True, env=environment)
     data = target.read_bytes()
     assert hashlib.sha256(data).hexdigest() == sha256_file(exported / "bundle" / "model.onnx")
-    assert not any(text in data for text in (b"/tmp", b".py", b"site-packages", str(artifacts).encode()))
+    assert not any(text in data for text in (b"/tmp", b".py", b"site-packages", artifacts.encode()))
 
 
-def test_graph_that_differs_is_refused(
-    artifacts: Path, tmp_path: Path, make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_graph_that_differs_is_refused(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def spoil(model: object, outputs: tuple[str, ...], target: Path) -> None:
         last = model.get_layer("probabilities")
         last.set_weights([-weights for weights in last.get_weights()])
@@ -203,10 +207,9 @@ def test_graph_that_differs_is_refused(
         last.set_weights([-weights for weights in last.get_weights()])
 
     monkeypatch.setattr(c09_model_export, "export_float32", spoil)
-    ctx = StageContext(make_settings("model_export.int8=false"), tmp_path / "out", artifacts, tmp_path)
-    ctx.out.mkdir()
+    quick = configure(settings.config.paths.artifacts, "model_export.int8=false")
     with pytest.raises(RuntimeError, match="does not answer as tuned_model"):
-        c09_model_export.run(ctx)
+        c09_model_export.run(make_context("09", quick, tmp_path / "out"))
 
 
 @pytest.mark.parametrize("name", [name for name in BACKBONES if name not in ("vgg16", "resnet50")])
@@ -225,11 +228,3 @@ def test_networks_with_random_weights_are_exported(name: str, tmp_path: Path) ->
     expected = np.asarray(model(pixels, training=False))
     for batch in (1, 4):
         assert np.allclose(infer(pixels[:batch])["probabilities"], expected[:batch], atol=1e-4)
-
-
-def _environment() -> dict[str, str]:
-    import os
-
-    import metal_defects
-
-    return os.environ | {"PYTHONPATH": str(Path(metal_defects.__file__).parents[1]), "TF_CPP_MIN_LOG_LEVEL": "3"}

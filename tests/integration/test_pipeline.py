@@ -3,19 +3,27 @@
 import json
 import re
 import resource
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from datetime import datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
-from support.workshop import PROJECT, REPORT_MODULES, Workshop, assert_complete, assert_success, read_rows
+from support import PROJECT
+from support.workshop import REPORT_MODULES, WIDER, Workshop, assert_complete, assert_success, read_rows
 
 from metal_defects.config import load_settings
-from metal_defects.pipeline.runner import plan
+from metal_defects.files import sha256_file
+from metal_defects.models.specs import SPECS
+from metal_defects.pipeline.runner import Status, plan
 from metal_defects.pipeline.table import STAGES
 
+REPORT_SECONDS = 10
+MOST_SILENT_SECONDS = 15  # where progress is told every second: start-up and export tell nothing
 LOAD_AND_ANSWER = """
 import sys, keras, numpy as np
 from PIL import Image
@@ -59,7 +67,7 @@ def test_first_run_reports_in_80_columns(finished: Workshop) -> None:
 
 def test_rerun_and_plan_need_no_tensorflow(finished: Workshop) -> None:
     for arguments in (("run",), ("run", "--plan"), ("plan",)):
-        answer = finished.run(*arguments, code=REPORT_MODULES)
+        answer = finished.run_cold(*arguments, code=REPORT_MODULES)
         assert_success(answer)
         assert answer.stderr.split() == ["LOADED"]
 
@@ -80,34 +88,146 @@ def test_plan_of_a_finished_run_is_all_hit(finished: Workshop) -> None:
     assert len(max(answer.stdout.splitlines(), key=lambda line: len(line.rstrip())).rstrip()) <= 80
 
 
+def plan_with(workshop: Workshop, *overrides: str) -> list[Status]:
+    """The plan of a run of this workshop with more settings."""
+    settings = [text for flag, text in pairwise(workshop.arguments("plan")) if flag == "--set"]
+    models = "model_builder.models=[efficientnet_lite0]"
+    return plan(STAGES, load_settings(PROJECT, [models, *settings, *overrides], environment={}))
+
+
 @pytest.mark.parametrize(
-    ("override", "first", "stale"),
+    ("override", "before", "first"),
     [
-        ("seed=7", "params.seed 42 → 7", "01 02 03 04 06 07 08 09"),
-        ("data_ingestion.duplicates=off", "duplicates near → off", "01 02 03 04 06 07 08 09"),
-        ("classes={A: [], B: []}", "data_schema.classes", "01 02 03 04 06 07 08 09"),
-        ("image.min_side=16", "data_schema.image.min_side 32 → 16", "01 02 03 04 06 07 08 09"),
-        ("data_preprocessing.resize=nearest", "resize bilinear → nearest", "02 03 04 06 07 08 09"),
-        ("dataset_loader.batch_size=8", "batch_size 32 → 8", "03 04 06 07 08 09"),
-        ("model_builder.models=[custom_cnn]", "models", "04 06 07 08 09"),
-        ("callbacks.early_stopping.patience=2", "patience 8 → 2", "06 07 08 09"),
-        ("training.augmentation.flip=false", "flip True → False", "06 07 08 09"),
-        ("hyperparameter_tuning.max_trials=3", "max_trials 2 → 3", "07 08 09"),
-        ("model_evaluation.coverage=0.9", "coverage 0.99 → 0.9", "08 09"),
-        ("model_export.calibration_images=9", "calibration_images 256 → 9", "09"),
-        ("logging.level=DEBUG", "", ""),
+        ("seed=7", "42", "01"),
+        ("data_ingestion.duplicates='off'", "near", "01"),
+        ("image.min_side=16", "32", "01"),
+        ("data_preprocessing.resize=nearest", "bilinear", "02"),
+        ("model_builder.models=[custom_cnn]", "[efficientnet_lite0]", "04"),
+        ("callbacks.early_stopping.patience=2", "8", "06"),
+        ("training.augmentation.flip=false", "true", "06"),
+        ("hyperparameter_tuning.max_trials=3", "2", "07"),
+        ("model_evaluation.coverage=0.9", "0.99", "08"),
+        ("model_export.calibration_images=9", "256", "09"),
     ],
 )
-def test_plan_runs_what_a_change_reaches_and_names_the_cause(
-    override: str, first: str, stale: str, finished: Workshop
+def test_plan_names_the_cause_and_runs_what_the_rows_say(
+    override: str, before: str, first: str, finished: Workshop
 ) -> None:
-    command = finished.command("plan")
-    overrides = [text for flag, text in pairwise(command) if flag == "--set"]
-    models = "model_builder.models=[efficientnet_lite0]"
-    statuses = plan(STAGES, load_settings(PROJECT, [models, *overrides, override], environment={}))
-    assert " ".join(status.stage.number for status in statuses if not status.hit) == stale
-    if stale:
-        assert first in next(status.cause for status in statuses if not status.hit)
+    key = override.partition("=")[0]
+    stale: list[str] = []
+    for stage in STAGES:
+        names_it = any(key == name or key.startswith(f"{name}.") for name in stage.settings)
+        if names_it or any(artifact.writer in stale for artifact in stage.reads):
+            stale.append(stage.name)
+    statuses = [status for status in plan_with(finished, override) if not status.hit]
+    assert [status.stage.name for status in statuses] == stale
+    assert (statuses[0].stage.number, statuses[0].cause) == (first, f"{override}  # was {before}")
+
+
+@pytest.mark.parametrize("override", ["logging.level=DEBUG", "serving.port=9000", "data.timeout_seconds=1"])
+def test_what_cannot_change_a_result_repeats_nothing(override: str, finished: Workshop) -> None:
+    assert all(status.hit for status in plan_with(finished, override))
+
+
+def test_a_cause_can_be_set_as_it_stands(finished: Workshop) -> None:
+    override = "classes={Crazing: [], Inclusion: [], Patches: [], Pitted: [], Rolled: [], 'Scratches, long': [sc]}"
+    cause = plan_with(finished, override)[0].cause
+    assert load_settings(PROJECT, [cause]).data_schema == load_settings(PROJECT, [override]).data_schema
+
+
+@pytest.mark.parametrize("override", [WIDER, "image.max_bytes=60000000", "data_preprocessing.resize=lanczos"])
+def test_limits_of_images_are_a_cause_to_export_again(override: str, finished: Workshop) -> None:
+    """That of another stage alone would end where its result comes out the same."""
+    statuses = {status.stage.number: status for status in plan_with(finished, override)}
+    key = override.partition("=")[0]
+    tuning = next(stage for stage in STAGES if stage.number == "07")
+    assert any(key.startswith(name) for name in tuning.settings)
+    assert not statuses["07"].hit and not statuses["09"].hit
+
+
+@pytest.mark.slow
+def test_a_wider_limit_reaches_the_bundle(mended: Workshop, finished: Workshop) -> None:
+    card = "09_model_export/bundle/bundle.json"
+    limits = [workshop.read(card)["input"]["limits"]["max_side"] for workshop in (finished, mended)]
+    assert limits == [8192, int(WIDER.partition("=")[2])]
+
+
+# --- weights ---------------------------------------------------------------------------------
+
+
+def test_a_weights_file_that_appears_is_a_cause(copied: Workshop) -> None:
+    before = [status.hit for status in plan_with(copied)]
+    file = copied.folder / "weights" / SPECS["efficientnet_lite0"].weights.file
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(b"weights")
+    status = next(status for status in plan_with(copied) if status.stage.number == "04")
+    assert all(before)
+    assert not status.hit and status.cause.startswith("weights")
+    file.unlink()
+    assert all(status.hit for status in plan_with(copied))
+
+
+def test_weights_are_used_and_their_change_is_noticed(copied: Workshop) -> None:
+    """Of a model without a published digest, any file of the right shape is good."""
+    models = ("--models", "mobilenet_v2")
+    file = copied.folder / "weights" / SPECS["mobilenet_v2"].weights.file
+    file.parent.mkdir(exist_ok=True)
+    found = []
+    for seed in (1, 2):
+        write_random_mobilenet(file, seed)
+        answer = copied.run("run", "--only", "04", *models)
+        assert_success(answer)
+        (entry,) = copied.read("04_model_builder/models.json")["models"]
+        assert (entry["weights"], entry["weights_file"]) == ("ImageNet", str(file))
+        found.append(entry["weights_sha256"])
+    assert found[0] != found[1] == sha256_file(file)
+    assert "(weights" in copied.log
+    file.unlink()
+    assert re.search(r"04_model_builder +RUN +weights", copied.run("plan", *models).stdout)
+
+
+def write_random_mobilenet(file: Path, seed: int) -> None:
+    import keras
+
+    keras.utils.set_random_seed(seed)
+    keras.applications.MobileNetV2(weights=None, include_top=False).save(file)
+
+
+# --- the report ------------------------------------------------------------------------------
+
+
+def test_report_tells_of_a_new_quarantine_though_nothing_else_changed(copied: Workshop, images: Path) -> None:
+    stray = images / "stray_1.png"
+    shutil.copy(next((images / "IMAGES").iterdir()), stray)
+    try:
+        answer = copied.run()
+    finally:
+        stray.unlink()
+    assert_success(answer)
+    ran = re.findall(r"(\d\d)_\w+ +running", answer.stdout)
+    assert ran == ["01", "10"]
+    assert "stray_1.png" in (copied.stage("10") / "report.html").read_text()
+
+
+def test_a_reworded_report_costs_seconds(copied: Workshop, tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    for name in ("src", "config"):
+        shutil.copytree(PROJECT / name, project / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("main.py", "params.yaml", "schema.yaml", "pyproject.toml"):
+        shutil.copy(PROJECT / name, project / name)
+    package = project / "src" / "metal_defects"
+    template = next(iter(sorted((package / "report" / "templates").glob("*.j2"))))
+    template.write_text(template.read_text() + "<!-- reworded -->\n")
+    chapters = package / "report" / "chapters.py"
+    chapters.write_text(chapters.read_text() + "\nREWORDED = True\n")
+    for ground in ("config.py", "log.py", "data/splits.py"):
+        (package / ground).write_text((package / ground).read_text() + "\n# a comment\n")
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    answer = copied.run_cold("run", project=project)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert_success(answer)
+    assert re.findall(r"(\d\d)_\w+ +running", answer.stdout) == ["10"]
+    assert after.ru_utime - before.ru_utime < REPORT_SECONDS
 
 
 def test_saved_models_open_anywhere_and_answer_as_reported(finished: Workshop, tmp_path: Path) -> None:
@@ -187,9 +307,20 @@ def test_log_has_one_line_per_event_and_the_libraries_have_their_own(finished: W
 def test_network_from_scratch_goes_all_the_way(empty: Workshop, images: Path) -> None:
     quick = ("training.from_scratch.epochs=1", "hyperparameter_tuning.from_scratch_max_trials=1")
     workshop = empty.with_settings(*quick, "hyperparameter_tuning.from_scratch_epochs=1")
-    assert_success(workshop.run("run", "--models", "custom_cnn"))
+    assert_success(workshop.run("run", "--models", "custom_cnn", before=hurry_progress, measured=True))
     assert "validation images" in workshop.read("08_model_evaluation/evaluation.json")["protocol"]["note"]
     assert "validation images" in (workshop.stage("10") / "report.html").read_text()
+    assert [(row["trial"], row["epochs"]) for row in read_rows(workshop.stage("07") / "trials.csv")] == [("0", "1.0")]
     answer = workshop.run("predict", "--json", str(next((images / "IMAGES").iterdir())))
     assert_success(answer)
     assert json.loads(answer.stdout)["verdict"] in ("accept", "review", "unknown")
+    times = [datetime.strptime(line[:23], "%Y-%m-%d %H:%M:%S,%f") for line in workshop.log.splitlines()]
+    assert max(after - before for before, after in pairwise(times)) < timedelta(seconds=MOST_SILENT_SECONDS)
+
+
+def hurry_progress() -> Callable[[], None]:
+    """In a process of its own: a line of progress every second in place of every thirty."""
+    from metal_defects import log
+
+    log.LINE_SECONDS = 1.0
+    return lambda: None

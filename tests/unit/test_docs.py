@@ -33,14 +33,15 @@ def generate() -> ModuleType:
 
 
 @pytest.mark.parametrize("file", FILES.values())
-def test_every_key_of_the_files_is_a_setting_with_its_default(generate: ModuleType, file: str) -> None:
+def test_every_key_of_the_files_is_a_setting_with_its_default_and_a_meaning(generate: ModuleType, file: str) -> None:
     rows = _read_rows(generate.show_settings())
     values = yaml.safe_load((PROJECT / file).read_text(encoding="utf-8"))
     missing = [key for key in _list_leaves(values) if not any(row == key or key.startswith(f"{row}.") for row in rows)]
     assert not missing
-    for key, (default, allowed, _) in rows.items():
+    for key, (default, allowed, meaning) in rows.items():
         value = _look_up(values, key)
         assert allowed
+        assert meaning, key
         assert value is None or yaml.safe_load(default.strip("`")) == value
 
 

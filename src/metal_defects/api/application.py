@@ -1,12 +1,12 @@
 """The REST API as an application: the routes of `api.routes` behind the middleware."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI, Request, Response
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 
 from metal_defects import __version__
 from metal_defects.api.errors import CallError
@@ -57,14 +57,17 @@ def create_app(classifier: Classifier, limits: Serving, threads: int = 1, api_ke
     )
     app.state.service = service
     for router in ROUTERS:
-        needs_key = api_key is not None and not all(is_open(route.path) for route in router.routes)
+        needs_key = api_key is not None and not all(is_open(path) for path in _list_paths(router.routes))
         app.include_router(router, dependencies=SCHEMES if needs_key else None)
-    routes = [*app.routes, *(route for router in ROUTERS for route in router.routes)]
-    paths = frozenset(route.path for route in routes if isinstance(route, Route))
+    paths = frozenset(path for routes in (app, *ROUTERS) for path in _list_paths(routes.routes))
     app.add_middleware(Edge, metrics=service.metrics, paths=paths, api_key=api_key)
     app.add_exception_handler(CallError, _show_refusal)
     app.add_exception_handler(HTTPException, _show_http_error)
     return app
+
+
+def _list_paths(routes: Sequence[BaseRoute]) -> list[str]:
+    return [route.path for route in routes if isinstance(route, Route)]
 
 
 async def _show_refusal(request: Request, refusal: Exception) -> Response:

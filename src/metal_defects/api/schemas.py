@@ -3,6 +3,7 @@
 from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field
+from pydantic.config import JsonDict
 
 from metal_defects.api.uploads import FIELD
 from metal_defects.data.manifest import DataCard
@@ -11,7 +12,7 @@ from metal_defects.inference.card import InputCard, Provenance, Variant
 from metal_defects.metrics import SplitMetrics
 from metal_defects.records import Record
 
-_MODEL = {"name": "EfficientNet-Lite0", "hash": "0123456789ab"}
+_MODEL: JsonDict = {"name": "EfficientNet-Lite0", "hash": "0123456789ab"}
 _REQUEST_ID = "5f0c1e9a7d5b4c0f8a51c0d2a7b9e3f4"
 
 RequestId = Annotated[str, Field(description="Also in the header X-Request-ID, which the client may choose.")]

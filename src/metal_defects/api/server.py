@@ -61,8 +61,14 @@ def run_server(settings: Settings, bundle: Path | None = None, is_insecure: bool
     )  # fmt: skip
     host, port = listener.getsockname()[:2]
     address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-    fields = {"address": address, "docs": f"{address}/docs", "bundle": str(folder), "hash": predictor.bundle.hash}
-    fields |= {"threads": threads, "needs_key": api_key is not None}
+    fields: dict[str, Any] = {
+        "address": address,
+        "docs": f"{address}/docs",
+        "bundle": str(folder),
+        "hash": predictor.bundle.hash,
+        "threads": threads,
+        "needs_key": api_key is not None,
+    }
     if api_key is None and not is_local(limits.host):
         logger.warning("no API key: anybody who can reach %s can use this server", limits.host)
     Server(options, app.state.service, limits, fields).run(sockets=[listener])
@@ -165,6 +171,7 @@ class Server(uvicorn.Server):
         """
         now = time.monotonic()
         known, self._idle_since = self._idle_since, {}
+        connection: Any
         for connection in self.server_state.connections:
             cycle = connection.cycle
             if cycle is not None and not cycle.response_complete:

@@ -13,7 +13,7 @@ from metal_defects.api.workers import Classifier, Memory, Overlay, Workers
 from metal_defects.config import Serving
 from metal_defects.inference.answer import Failure, Outcome, Prediction
 
-Result = TypeVar("Result")
+Result = TypeVar("Result", Prediction, Overlay)
 Work = Callable[[Sequence[Upload]], Awaitable[list[Result | Failure]]]
 
 
@@ -48,7 +48,8 @@ class Service:
             CallError: the image could not be read or classified, or the model has no heat map.
         """
         one = self.limits.model_copy(update={"max_files": 1})
-        overlay = (await self._answer(request, one, self.workers.paint))[0]
+        [overlay] = await self._answer(request, one, self.workers.paint)
+        assert isinstance(overlay, Overlay)  # a failure alone was raised
         if overlay.png is None:
             raise CallError(409, "no_heat_map", "The model that is being served cannot say where it looked.")
         return overlay.png

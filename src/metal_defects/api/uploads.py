@@ -6,6 +6,7 @@ on all calls together.
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -13,6 +14,9 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from metal_defects.api.errors import CallError
 from metal_defects.config import Serving
 from metal_defects.inference.answer import Failure
+
+if TYPE_CHECKING:
+    from python_multipart.multipart import MultipartCallbacks
 
 FIELD = "files"
 LONGEST_NAME = 120
@@ -126,7 +130,7 @@ class _Form:
     _data: bytearray = field(default_factory=bytearray)
     _is_too_large: bool = False
 
-    def callbacks(self) -> dict[str, Callable[..., None]]:
+    def callbacks(self) -> "MultipartCallbacks":
         return {
             "on_part_begin": self._begin,
             "on_header_field": self._add_header,

@@ -47,7 +47,7 @@ def _show_picture(row: Row, visit: Visit, predictor: Predictor) -> None:
     if not st.toggle(title, value=is_located, key="overlay"):
         st.image(row.preview, width="stretch")
         return
-    heat_map = row.heat_map if is_located else _get_occlusion(row, visit, predictor)
+    heat_map = _get_occlusion(row, visit, predictor) if row.heat_map is None else row.heat_map
     # Enlarged first, so that heat map and frames are smooth on a small image too.
     picture = ImageOps.contain(Image.open(BytesIO(row.preview)), (_SIDE, _SIDE))
     st.image(paint_overlay(picture, heat_map, row.prediction.boxes), width="stretch")

@@ -7,6 +7,7 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import PurePosixPath
 from typing import BinaryIO
 
@@ -69,7 +70,7 @@ def open_uploads(uploads: list[tuple[str, BinaryIO]], max_bytes: int, limits: Zi
         if start in (b"PK\x03\x04", b"PK\x05\x06"):
             _open_zip(name, stream, max_bytes, limits or ZipLimits(), intake)
         else:
-            intake.items.append(Item(name, lambda stream=stream: _read_all(stream)))
+            intake.items.append(Item(name, partial(_read_all, stream)))
     return intake
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from html import escape
-from itertools import zip_longest
+from itertools import chain, repeat
 from typing import Any
 
 from metal_defects.inference.verdict import VERDICTS
@@ -99,7 +99,7 @@ def cards(entries: Sequence[tuple[str, str, str]], colours: Sequence[str] = ()) 
     boxes = (
         f'<div style="border-left-color:{colour}"><span>{escape(title)}</span><b>{escape(value)}</b>'
         f"<small>{escape(note)}</small></div>"
-        for (title, value, note), colour in zip_longest(entries, colours, fillvalue="#DCE1E6")
+        for (title, value, note), colour in zip(entries, chain(colours, repeat("#DCE1E6")), strict=False)
     )
     return f'<div class="md-cards">{"".join(boxes)}</div>'
 

@@ -7,17 +7,11 @@ import numpy as np
 import streamlit as st
 
 from metal_defects.app import markup
+from metal_defects.data.sources import SOURCE_TITLES
 from metal_defects.inference.bundle import Bundle
 from metal_defects.inference.card import BundleCard, TrustCard
 from metal_defects.metrics import SplitMetrics
 
-_SOURCES = {
-    "path": "a folder",
-    "download": "a download",
-    "url": "a download",
-    "kaggle": "Kaggle",
-    "synthetic": "drawn images",
-}
 _SPLITS = {"test": "Test images, which training never saw", "valid": "Validation images, which chose the model"}
 _MOST_MATRIX_CLASSES = 24
 _MOST_CONFUSIONS = 20
@@ -57,7 +51,7 @@ def _list_figures(bundle: Bundle) -> list[tuple[str, str, str]]:
     figures = [
         ("Bundle", bundle.hash, "first digits of its SHA-256"),
         ("Made", created[:10], f"{created[11:]} UTC, code {card.code_version}"),
-        ("Learnt from", _SOURCES.get(data, data), f"manifest {card.provenance.manifest_sha256[:12]}"),
+        ("Learnt from", SOURCE_TITLES.get(data, data), f"manifest {card.provenance.manifest_sha256[:12]}"),
         ("Size", f"{size / 1e6:.1f} MB", f"{card.default}, the variant in use"),
     ]
     if test := card.metrics.get("test"):

@@ -5,6 +5,7 @@ from itertools import pairwise
 import numpy as np
 from PIL import Image, ImageFilter
 
+from metal_defects.inference.answer import Prediction
 from metal_defects.inference.predictor import Predictor
 
 GRID = 8
@@ -25,7 +26,8 @@ def measure_heat(predictor: Predictor, pixels: np.ndarray, label: str) -> np.nda
         self, as a share of the strongest patch. No patch reaches 1 where none matters on its own.
     """
     hidden = [pixels, *_hide_each_patch(pixels)]
-    shares = np.array([answer.probabilities[label] for answer in predictor.predict_many(hidden)])
+    answers = [answer for answer in predictor.predict_many(hidden) if isinstance(answer, Prediction)]
+    shares = np.array([answer.probabilities[label] for answer in answers])
     clipped = np.clip(shares, _CERTAIN, 1 - _CERTAIN)
     odds = np.log(clipped) - np.log1p(-clipped)
     lost = np.maximum(odds[0] - odds[1:], 0).reshape(GRID, GRID)

@@ -64,7 +64,7 @@ def _show_figures(visit: Visit) -> None:
     times = sorted(row.prediction.milliseconds for row in visit.rows)
     time = ("Time", f"{times[total // 2]:.0f} ms", "per image, median")
     if _is_judged(visit.rows):
-        counts = Counter(row.prediction.verdict for row in visit.rows)
+        counts: Counter[str | None] = Counter(row.prediction.verdict for row in visit.rows)
         figures = [(_title(name), f"{counts[name]:,}", style.advice) for name, style in VERDICTS.items()]
         st.html(markup.cards([*figures, time], [style.colour for style in VERDICTS.values()]))
         return
@@ -98,7 +98,7 @@ def _show_filters(rows: Sequence[Row], classes: Sequence[str]) -> list[Row]:
             "Show only", found, selection_mode="multi", key="classes", label_visibility="collapsed", wrap=True
         )
         low, high = st.slider("Confidence from and to, %", 0, 100, (0, 100), key="confidence")
-    urgency = {name: place for place, name in enumerate(reversed(VERDICTS))}
+    urgency: dict[str | None, int] = {name: place for place, name in enumerate(reversed(VERDICTS))}
     passing = [
         row
         for row in rows

@@ -67,7 +67,7 @@ def main() -> None:
             raise
         _fail(INTERRUPTED, EXIT_INTERRUPTED)
     except OSError as error:
-        advice = DISK_ERRORS.get(error.errno, f"{type(error).__name__}: {error.strerror or error}")
+        advice = DISK_ERRORS.get(error.errno or 0, f"{type(error).__name__}: {error.strerror or error}")
         _fail(f"{advice}. Got {error.filename or str(error).splitlines()[0]}.")
     except Exception as error:
         if isinstance(error.__cause__, KeyboardInterrupt):  # Python 3.11 wraps what interrupts the making of a class

@@ -87,7 +87,7 @@ def predict(
     chosen = _choose_format(format_, as_json, output)
     paths = find_images(images)
     folder = find_bundle(settings.config.paths.artifacts, bundle)
-    predictor = _load_keras(folder, variant, log_file) if runtime == "keras" else Predictor.load(folder, variant)
+    predictor = load_keras(folder, variant, log_file) if runtime == "keras" else Predictor.load(folder, variant)
     start = time.perf_counter()
     answers: Iterable[Outcome] = predictor.predict_many((show_name(path), path) for path in paths)
     if (output or chosen is Format.TABLE) and len(paths) > 1:
@@ -121,7 +121,7 @@ def find_images(arguments: Iterable[str]) -> list[Path]:
         path = Path(text).expanduser()
         # Path.glob takes no absolute patterns.
         matches = [] if os.path.lexists(path) else sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207
-        for match in map(Path, matches or [path]):
+        for match in [Path(name) for name in matches] or [path]:
             found += _list_folder(match) if match.is_dir() else [match]
     if not found:
         raise UserError(f"There is no image to classify. Got {' '.join(arguments)}.")
@@ -147,8 +147,12 @@ def _list_folder(folder: Path) -> list[Path]:
     return images
 
 
-def _load_keras(folder: Path, variant: str | None, log_file: Path | None) -> "Predictor":
-    """A predictor on the .h5 file that the bundle was made from."""
+def load_keras(folder: Path, variant: str | None = None, log_file: Path | None = None) -> "Predictor":
+    """A predictor on the .h5 file that the bundle was made from, for those who doubt the exported graph.
+
+    Raises:
+        BundleError: the bundle is not usable, the run that made it is gone, or TensorFlow is not installed.
+    """
     from metal_defects.inference.bundle import load_bundle
     from metal_defects.inference.predictor import Predictor
 

@@ -1,4 +1,4 @@
-"""What the commands that answer do first: say where messages go."""
+"""Logging of the commands that answer."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import typer
 from rich.console import Console
 
 from metal_defects.config import Settings, is_project
-from metal_defects.log import setup_logging
+from metal_defects.log import log_to_terminal, setup_logging
 
 
 def start_logging(settings: Settings) -> Path | None:
@@ -17,9 +17,11 @@ def start_logging(settings: Settings) -> Path | None:
         folder is a stranger's, which gets no files that were not asked for.
     """
     options, terminal = settings.config.logging, Console(stderr=True)
-    logs = settings.config.paths.logs if is_project(settings.root) else None
-    try:
-        return setup_logging(logs, options.level, options.max_bytes, options.backups, terminal)
-    except OSError as error:
-        typer.echo(f"! No log file: {error.strerror}. Got {error.filename}.", err=True)
-        return None
+    if is_project(settings.root):
+        logs = settings.config.paths.logs
+        try:
+            return setup_logging(logs, options.level, options.max_bytes, options.backups, terminal)
+        except OSError as error:
+            typer.echo(f"! No log file: {error.strerror}. Got {error.filename}.", err=True)
+    log_to_terminal(terminal)
+    return None

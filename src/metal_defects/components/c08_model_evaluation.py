@@ -62,7 +62,7 @@ def run(ctx: StageContext) -> None:
         comparison=outlook.comparison,
         ensemble=outlook.ensemble,
     )
-    fitted.parts.save(ctx.out / artifacts.ANSWER.file)
+    fitted.parts.save(ctx.out)
     write_record(ctx.out / artifacts.DECISION.file, _describe_decision(fitted))
     write_record(ctx.out / artifacts.EVALUATION.file, evaluation)
     _draw_plots(ctx.out / artifacts.EVALUATION_PLOTS.file, tuned, fitted, held_out, evaluation, result.full_title)

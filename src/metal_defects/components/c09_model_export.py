@@ -78,7 +78,7 @@ def run(ctx: StageContext) -> None:
 
     params, card = ctx.setting("model_export"), ctx.read(TUNED_CARD, TunedCard)
     decision, evaluation = ctx.read(DECISION, Decision), ctx.read(EVALUATION, Evaluation)
-    parts = AnswerParts.load(ctx.path(ANSWER))
+    parts = AnswerParts.load(ctx.path(ANSWER).parent)
     model = build_answer_model(keras.models.load_model(ctx.path(TUNED_H5), compile=False), parts)
     snapshots, folder = ctx.path(SNAPSHOTS_FOLDER), ctx.out / "bundle"
     graphs = _export(

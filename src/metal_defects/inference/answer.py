@@ -6,13 +6,14 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Literal, TextIO
 
 from pydantic import ConfigDict, Field
+from pydantic.config import JsonDict
 
 from metal_defects.config import Share
 from metal_defects.inference.boxes import Box
 from metal_defects.records import Record
 
 # Examples, for the API's description.
-GOOD = {
+GOOD: JsonDict = {
     "name": "scratches_1.png",
     "label": "Scratches",
     "confidence": 0.999,
@@ -24,7 +25,7 @@ GOOD = {
     "prediction_set": ["Scratches"],
     "boxes": [{"box": [0.21, 0.03, 0.34, 0.97], "score": 0.93}],
 }
-BAD = {
+BAD: JsonDict = {
     "name": "notes.png",
     "error": {
         "code": "not_an_image",

@@ -68,7 +68,7 @@ def find_boxes(
         x = _refine(across, left, right, columns, threshold)
         y = _refine(down, top, bottom, rows, threshold)
         if (x[1] - x[0]) * (y[1] - y[0]) >= smallest_area:
-            edges = tuple(round(edge, 4) for edge in (x[0], y[0], x[1], y[1]))
+            edges = (round(x[0], 4), round(y[0], 4), round(x[1], 4), round(y[1], 4))
             boxes.append(Box(box=edges, score=round(score, 4)))
     boxes.sort(key=lambda box: (-box.score, box.top, box.left))
     return tuple(boxes[:most])
@@ -120,15 +120,17 @@ def _find_regions(heat_map: np.ndarray, threshold: float) -> list[tuple[tuple[in
         while run_rows[other] == row - 1 and starts[other] <= ends[run]:
             owner[find(other)] = find(run)
             other += 1
-    regions: dict[int, list[float]] = {}
+    regions: dict[int, list[int]] = {}
+    heat: dict[int, float] = {}
     for run, row in enumerate(run_rows):
         start, end = starts[run], ends[run]
-        known = regions.setdefault(find(run), [row, row + 1, start, end, 0.0, 0])
+        first = find(run)
+        known = regions.setdefault(first, [row, row + 1, start, end, 0])
         known[0], known[1] = min(known[0], row), max(known[1], row + 1)
         known[2], known[3] = min(known[2], start), max(known[3], end)
-        known[4] += heats[run]
-        known[5] += end - start
-    return [(tuple(known[:4]), known[4] / known[5]) for known in regions.values()]
+        known[4] += end - start
+        heat[first] = heat.get(first, 0.0) + heats[run]
+    return [((top, end, left, right), heat[first] / cells) for first, (top, end, left, right, cells) in regions.items()]
 
 
 def _refine(profile: np.ndarray, first: int, end: int, cells: int, threshold: float) -> tuple[float, float]:

@@ -147,7 +147,7 @@ def load_bundle(folder: Path) -> Bundle:
 def _is_synthetic(folder: Path) -> bool:
     """Whether its card says so; False where there is no readable card, for `load_bundle` to refuse."""
     try:
-        return json.loads((folder / CARD).read_bytes())["data"]["kind"] == SYNTHETIC
+        return bool(json.loads((folder / CARD).read_bytes())["data"]["kind"] == SYNTHETIC)
     except (OSError, ValueError, KeyError, TypeError):
         return False
 

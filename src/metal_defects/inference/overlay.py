@@ -1,10 +1,11 @@
 """The picture with what the model saw laid over it: a heat map in colour, and boxes."""
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 from PIL import Image, ImageDraw
+
+from metal_defects.inference.boxes import Box
 
 # Yellow, orange, red: the hotter the darker, so that the order survives a grey print and colour blindness.
 _COLOURS = np.array([(255, 222, 89), (250, 130, 40), (178, 16, 38)], np.float32)
@@ -13,16 +14,7 @@ _OUTLINE, _HALO = (255, 255, 255), (0, 0, 0)
 _PIXELS_PER_LINE_WIDTH = 200
 
 
-class Corners(Protocol):
-    """A box; its corners as shares of the picture's sides, in [0, 1]."""
-
-    left: float
-    top: float
-    right: float
-    bottom: float
-
-
-def paint_overlay(picture: Image.Image, heat_map: np.ndarray, boxes: Sequence[Corners] | None) -> Image.Image:
+def paint_overlay(picture: Image.Image, heat_map: np.ndarray, boxes: Sequence[Box] | None) -> Image.Image:
     """Lay a heat map and boxes over a picture.
 
     Args:
@@ -48,10 +40,12 @@ def paint_overlay(picture: Image.Image, heat_map: np.ndarray, boxes: Sequence[Co
 def _colour(level: np.ndarray) -> np.ndarray:
     """float32 (H, W, 3) for levels (H, W, 1), straight between the colours."""
     position = level * (len(_COLOURS) - 1)
-    return sum(colour * np.clip(1 - np.abs(position - index), 0, 1) for index, colour in enumerate(_COLOURS))
+    parts = [colour * np.clip(1 - np.abs(position - index), 0, 1) for index, colour in enumerate(_COLOURS)]
+    colours: np.ndarray = np.sum(parts, axis=0)
+    return colours
 
 
-def _outline(draw: ImageDraw.ImageDraw, size: tuple[int, int], box: Corners, width: int) -> None:
+def _outline(draw: ImageDraw.ImageDraw, size: tuple[int, int], box: Box, width: int) -> None:
     """A white line of `width` pixels between two black ones, all inside the picture."""
     columns, rows = size
     left, right = (round(share * (columns - 1)) for share in (box.left, box.right))

@@ -125,7 +125,8 @@ class Predictor:
 
     def _judge(self, outputs: dict[str, np.ndarray]) -> dict[str, Any]:
         """The fields of the answer that rest on the evaluation: verdict, distance, possible classes, boxes."""
-        card, found = self.bundle.card, {}
+        card = self.bundle.card
+        found: dict[str, Any] = {}
         if card.verdict_rules:
             distance = float(outputs["distance"][0]) if "distance" in outputs else None
             verdict = decide(outputs["probabilities"][0], distance, self.bundle.classes, card.verdict_rules)

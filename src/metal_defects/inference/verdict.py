@@ -69,7 +69,7 @@ def possible_classes(probabilities: np.ndarray, threshold: float) -> np.ndarray:
     before = np.cumsum(ranked, axis=1) - ranked
     chosen = (ranked >= threshold) | ((before < threshold) & (ranked[:, :1] < threshold))
     chosen[:, 0] = True
-    sets = np.empty_like(chosen)
+    sets: np.ndarray = np.empty_like(chosen)
     np.put_along_axis(sets, order, chosen, axis=1)
     return sets
 

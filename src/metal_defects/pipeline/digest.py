@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,6 +26,7 @@ WITHOUT_EFFECT = ("config", "errors", "log", "system", "pipeline")
 CACHE = ".code.json"
 
 
+@cache
 def library_versions() -> dict[str, str]:
     """Installed versions of the libraries that numbers depend on, without importing them."""
     found = {}

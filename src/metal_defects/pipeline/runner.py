@@ -12,8 +12,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from metal_defects import __version__
 from metal_defects.config import Settings
 from metal_defects.errors import BusyError, UserError
@@ -180,6 +178,8 @@ def _put_in_place(partial: Path, final: Path) -> None:
 @contextmanager
 def _only_run(artifacts: Path) -> Iterator[None]:
     """Hold the artifacts folder; the operating system lets go of it however the process ends."""
+    from filelock import FileLock, Timeout
+
     artifacts.mkdir(parents=True, exist_ok=True)
     lock = FileLock(artifacts / ".lock")
     try:

@@ -9,7 +9,7 @@ import numpy as np
 
 from metal_defects.files import atomic_path
 from metal_defects.models.networks import pool_moments
-from metal_defects.models.specs import BACKBONES
+from metal_defects.models.specs import BACKBONES, Network, find_spec
 from metal_defects.system import map_ordered
 from metal_defects.trust.guard import Guard
 from metal_defects.trust.guard_graph import guard_layers
@@ -18,6 +18,7 @@ from metal_defects.trust.locator import Locator, locator_layers
 if TYPE_CHECKING:
     import keras
 
+PARTS_FILE = "answer.npz"
 OUTPUTS = ("probabilities", "distance", "heat_map")
 
 
@@ -39,21 +40,22 @@ class AnswerParts:
     def outputs(self) -> tuple[str, ...]:
         """Names of the outputs of the model with these parts."""
         present = (True, self.guard is not None, self.locator is not None)
-        return tuple(name for name, there in zip(OUTPUTS, present, strict=True) if there)
+        return tuple(name for name, there in zip(PARTS_FILE = "answer.npz"
+OUTPUTS, present, strict=True) if there)
 
-    def save(self, file: Path) -> None:
+    def save(self, folder: Path) -> None:
         """Write answer.npz."""
         arrays = {"temperature": np.float64(self.temperature)}
         for name, part in (("guard", self.guard), ("locator", self.locator)):
             if part is not None:
                 arrays |= {f"{name}.{key}": value for key, value in part.to_arrays().items()}
-        with atomic_path(file) as partial, partial.open("wb") as stream:
+        with atomic_path(folder / PARTS_FILE) as partial, partial.open("wb") as stream:
             np.savez(stream, **arrays)
 
     @classmethod
-    def load(cls, file: Path) -> "AnswerParts":
+    def load(cls, folder: Path) -> "AnswerParts":
         """Read answer.npz."""
-        with np.load(file, allow_pickle=False) as stored:
+        with np.load(folder / PARTS_FILE, allow_pickle=False) as stored:
             arrays = dict(stored)
         parts = {
             name: {key.removeprefix(f"{name}."): value for key, value in arrays.items() if key.startswith(f"{name}.")}
@@ -86,7 +88,9 @@ def open_model(model: "keras.Model") -> OpenModel:
 
     trunk = next((layer for layer in model.layers if layer.name in BACKBONES), None)
     if trunk is None:
-        names = [layer.name for layer in model.layers if isinstance(layer, layers.ReLU)]
+        spec = find_spec(model.name)
+        assert isinstance(spec, Network)
+        names = spec.find_maps(model)
         return OpenModel(model.input, {name: model.get_layer(name).output for name in names}, model.layers[-1].input)
     inner = {layer.name for layer in trunk.layers}
     taps = [tap for tap in BACKBONES[trunk.name].taps if tap in inner]
@@ -103,7 +107,7 @@ def load_answer_model(artifacts: Path) -> "tuple[keras.Model, tuple[str, ...]]":
     import keras
 
     model = keras.models.load_model(artifacts / "07_hyperparameter_tuning" / "tuned_model.h5", compile=False)
-    parts = AnswerParts.load(artifacts / "08_model_evaluation" / "answer.npz")
+    parts = AnswerParts.load(artifacts / "08_model_evaluation")
     return build_answer_model(model, parts), parts.outputs
 
 

@@ -12,15 +12,16 @@ from support import PROJECT
 
 from metal_defects.cli import main as cli
 from metal_defects.log import logger
-from metal_defects.pipeline.runner import Stage
+from metal_defects.pipeline.artifacts import Artifact
+from metal_defects.pipeline.context import Stage
 from metal_defects.pipeline.table import STAGES
 
 WIDTH = 80
 COMPONENT = (
     "def run(ctx):\n"
-    "    with (ctx.artifacts / 'ran.txt').open('a') as file:\n"
+    "    with (ctx.out.parent / 'ran.txt').open('a') as file:\n"
     "        file.write(ctx.out.name[-1])\n"
-    "    (ctx.out / 'n.txt').write_text(str(ctx.settings.params.training.epochs))\n"
+    "    (ctx.out / 'n.txt').write_text(str(ctx.setting('training.epochs')))\n"
 )
 LOADED = (
     "import runpy, sys\n"
@@ -74,10 +75,10 @@ def toys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for name in modules:
         (tmp_path / f"{name}.py").write_text(COMPONENT)
     monkeypatch.syspath_prepend(str(tmp_path))
-    reads = ((), ("01_a/n.txt",), ("02_b/n.txt",))
+    files = [Artifact(f"{index:02d}_{name[-1]}", "n.txt", "a number") for index, name in enumerate(modules, start=1)]
     stages = [
-        Stage(f"{index:02d}_{name[-1]}", name, f"makes {name[-1]}", ("params.training.epochs",), read, ("n.txt",))
-        for index, (name, read) in enumerate(zip(modules, reads, strict=True), start=1)
+        Stage(file.writer, name, f"makes {name[-1]}", ("training.epochs",), tuple(files[:index][-1:]), (file,))
+        for index, (name, file) in enumerate(zip(modules, files, strict=True))
     ]
     monkeypatch.setattr("metal_defects.pipeline.table.STAGES", tuple(stages))
     yield tmp_path / "artifacts" / "ran.txt"
@@ -167,7 +168,7 @@ def test_later_stage_is_refused_on_stale_results(command: Command, toys: Path) -
     command("run")
     answer = command("run", "--only", "03", "--set", "training.epochs=3")
     assert answer.code == 1
-    assert "params.training.epochs" in answer.err
+    assert "training.epochs=3  # was 30" in answer.err
     assert toys.read_text() == "abc"
 
 
@@ -185,7 +186,7 @@ def test_plan_of_chosen_stages(command: Command, toys: Path) -> None:
         (("run", "--from", "x"), ["no stage", "Got 'x'"]),
         (("run", "--only", "99", "--plan"), ["no stage", "Got '99'"]),
         (("run", "--only", "01", "--from", "02"), ["--only or --from"]),
-        (("run", "--models", "resnet500"), ["params.yaml", "resnet50", "Got 'resnet500'"]),
+        (("run", "--models", "resnet500"), ["model_builder.models", "resnet50", "Got 'resnet500'"]),
         (("run", "--models", "vgg16,vgg16"), ["each model may be named once"]),
         (("run", "--set", "training.epochs=0"), ["params.yaml", "training.epochs", "Got 0"]),
         (("run", "--set", "training.epochs"), ["KEY=VALUE", "Got 'training.epochs'"]),

@@ -1,6 +1,5 @@
 """Stage 01 as a whole, on tiny generated folders."""
 
-import csv
 import json
 import shutil
 from pathlib import Path
@@ -10,13 +9,15 @@ import numpy as np
 import pytest
 from PIL import Image
 from support import PROJECT
+from support.stages import make_context
+from support.workshop import read_rows
 
 from metal_defects.components.c01_data_ingestion import run
 from metal_defects.config import load_settings
-from metal_defects.data.annotations import Box, choose_annotation, read_boxes
+from metal_defects.data.annotations import choose_annotation, read_boxes
+from metal_defects.data.manifest import NamedBox
 from metal_defects.errors import DataError
 from metal_defects.files import read_json, sha256_file
-from metal_defects.pipeline.runner import StageContext
 
 FILES = ("manifest.csv", "quarantine.csv", "source.json", "validation_report.json")
 
@@ -35,21 +36,14 @@ def draw_set(root: Path, counts: dict[str, int], split: str = "", first_seed: in
 
 
 def ingest(data: Path, out: Path, *overrides: str) -> Path:
-    settings = load_settings(PROJECT, ["classes=auto", *overrides, f"data.path={data}"], environment={})
-    paths = settings.config.paths.model_copy(update={"downloads": out.parent / "downloads"})
-    settings = settings.model_copy(update={"config": settings.config.model_copy(update={"paths": paths})})
-    out.mkdir()
-    run(StageContext(settings, out, out.parent, out.parent / "resume"))
+    folders = [f"paths.{name}={out.parent / name}" for name in ("artifacts", "downloads")]
+    settings = load_settings(PROJECT, ["classes=auto", *folders, *overrides, f"data.path={data}"], environment={})
+    run(make_context("01", settings, out))
     return out
 
 
-def read_rows(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
-
-
 def read_check(out: Path, name: str) -> dict[str, Any]:
-    return next(check for check in read_json(out / "validation_report.json")["checks"] if check["name"] == name)
+    return read_json(out / "validation_report.json")[name]
 
 
 def test_manifest_and_report(tmp_path: Path) -> None:
@@ -182,6 +176,10 @@ OBJECT = (
 )
 
 
+def dent(left: int, top: int, right: int, bottom: int) -> NamedBox:
+    return NamedBox(left=left, top=top, right=right, bottom=bottom, label="dent")
+
+
 def voc(*objects: tuple[str, object, object, object, object], size: str = "") -> str:
     return f"<annotation>{size}{''.join(OBJECT.format(*values) for values in objects)}</annotation>"
 
@@ -197,7 +195,10 @@ def test_boxes_reach_the_manifest_and_the_report(tmp_path: Path) -> None:
     (notes / "dent_1.xml").write_text(voc(("rust", 1, 1, 2, 2)))
     out = ingest(data, tmp_path / "out")
     boxes = {row["path"]: json.loads(row["boxes"]) for row in read_rows(out / "manifest.csv")}
-    assert boxes["IMAGES/dent_0.png"] == [[0, 0, 40, 20, "dent"], [4, 4, 10, 10, "weld"]]
+    assert boxes["IMAGES/dent_0.png"] == [
+        {"left": 0, "top": 0, "right": 40, "bottom": 20, "label": "dent"},
+        {"left": 4, "top": 4, "right": 10, "bottom": 10, "label": "weld"},
+    ]
     assert boxes["IMAGES/dent_1.png"] == []
     check = read_check(out, "boxes")
     assert (check["boxes"], check["boxes_of_another_class"]) == (2, 1)
@@ -209,8 +210,8 @@ def test_boxes_reach_the_manifest_and_the_report(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "expected", "problem"),
     [
-        (voc(("dent", -5, 3.4, 900, 12)), (Box(0, 2, 40, 12, "dent"),), None),
-        (voc(("dent", 40, 40, 40, 40)), (Box(39, 39, 40, 40, "dent"),), None),
+        (voc(("dent", -5, 3.4, 900, 12)), (dent(0, 2, 40, 12),), None),
+        (voc(("dent", 40, 40, 40, 40)), (dent(39, 39, 40, 40),), None),
         (voc(("dent", 50, 1, 60, 9)), (), "without area"),
         (voc(("dent", 9, 1, 3, 9)), (), "without area"),
         (voc(("dent", "x", 1, 3, 9)), (), "not numbers"),
@@ -218,7 +219,7 @@ def test_boxes_reach_the_manifest_and_the_report(tmp_path: Path) -> None:
         (voc(("dent", "inf", 1, 3, 9)), (), "not numbers"),
         ("<annotation><object><name>dent</name></object></annotation>", (), "not numbers"),
         (voc(("dent", 1, 1, 2, 2), size="<size><width>80</width><height>40</height></size>"), (), "made for 80x40"),
-        (voc(("dent", 1, 1, 2, 2), size="<size><width>0</width></size>"), (Box(0, 0, 2, 2, "dent"),), None),
+        (voc(("dent", 1, 1, 2, 2), size="<size><width>0</width></size>"), (dent(0, 0, 2, 2),), None),
         ("<annotation><object>", (), "no element|unclosed|not well-formed"),
         ("", (), "no element"),
         ("<!DOCTYPE a [<!ENTITY b 'dent'>]><annotation>&b;</annotation>", (), "document type"),
@@ -226,7 +227,7 @@ def test_boxes_reach_the_manifest_and_the_report(tmp_path: Path) -> None:
 )
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
 def test_reading_boxes(
-    tmp_path: Path, text: str, expected: tuple[Box, ...], problem: str | None, encoding: str
+    tmp_path: Path, text: str, expected: tuple[NamedBox, ...], problem: str | None, encoding: str
 ) -> None:
     path = tmp_path / "a.xml"
     path.write_text(text, encoding=encoding)

@@ -36,8 +36,8 @@ def test_rows_come_back_as_they_went(rows: list[ManifestRow], tmp_path_factory: 
 
 def test_boxes_come_as_shares_with_their_classes() -> None:
     box = NamedBox(left=50, top=25, right=100, bottom=100, label="Scratches")
-    sides = {"path": "a.jpg", "label": "Patches", "split": "train", "sha256": "", "group": "", "width": 200, "height": 100}
-    row = ManifestRow(**sides, boxes=(box, box))
+    names = {"path": "a.jpg", "label": "Patches", "split": "train", "sha256": "", "group": ""}
+    row = ManifestRow(**names, width=200, height=100, boxes=(box, box))
     assert row.box_shares.tolist() == [[0.25, 0.25, 0.5, 1.0]] * 2
     assert row.other_labels == ("Scratches",)
     none = row.model_copy(update={"boxes": ()})

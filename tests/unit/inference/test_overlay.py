@@ -1,15 +1,14 @@
 """Heat maps and boxes over pictures."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 from PIL import Image
 
+from metal_defects.inference.boxes import Box
 from metal_defects.inference.overlay import paint_overlay
 
 COLD = np.zeros((4, 4))
-BOX = SimpleNamespace(left=0.25, top=0.25, right=0.75, bottom=0.75)
+BOX = Box(box=(0.25, 0.25, 0.75, 0.75), score=0.9)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "RGBA"])
@@ -49,6 +48,6 @@ def test_outlines_can_be_seen_on_any_background(background: tuple[int, int, int]
 
 @pytest.mark.parametrize("corners", [(0, 0, 1, 1), (0.5, 0.5, 0.5, 0.5), (0.99, 0.99, 1, 1)])
 def test_boxes_at_the_edges_and_without_an_inside(corners: tuple[float, ...]) -> None:
-    box = SimpleNamespace(**dict(zip(("left", "top", "right", "bottom"), corners, strict=True)))
+    box = Box(box=corners, score=1.0)
     for size in ((1, 1), (64, 3), (200, 200)):
         assert paint_overlay(Image.new("RGB", size), COLD, [box]).size == size

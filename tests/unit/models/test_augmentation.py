@@ -202,3 +202,16 @@ def test_no_view_shows_what_lies_outside_the_image(
     plain = np.full((side, side, 3), 200, np.uint8)
     view = augment(plain, only(rotation_degrees=rotation, shift=shift, zoom=zoom), seed)
     assert (view == 200).all()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_grey_image_gets_the_view_that_its_channels_would_get(seed: tuple[int, int, int]) -> None:
+    """All but one pixel grey: the long way through three channels."""
+    grey = np.repeat(draw_image(32)[..., :1], 3, axis=2)
+    tinted = grey.copy()
+    tinted[16, 16, 0] ^= 1
+    view, expected = (augment(image, AS_SHIPPED, seed).astype(int) for image in (grey, tinted))
+    assert (view == view[..., :1]).all()
+    difference = np.abs(view - expected)
+    assert difference.max() <= 3
+    assert (difference > 1).mean() < 0.01

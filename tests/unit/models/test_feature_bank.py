@@ -154,6 +154,18 @@ def test_what_a_killed_extraction_left_does_no_harm(tmp_path: Path, snapshots: P
     assert [path.name for path in tmp_path.iterdir()] == [folder.name]
 
 
+@pytest.mark.parametrize(("worth", "expected"), [(19, "TensorFlow"), (18, "ONNX Runtime")])
+def test_a_graph_is_exported_where_there_are_images_enough(
+    tmp_path: Path, snapshots: Path, monkeypatch: pytest.MonkeyPatch, worth: int, expected: str
+) -> None:
+    assert sum(COUNTS.values()) == 18
+    monkeypatch.setattr(feature_bank, "WORTH_EXPORTING", worth)
+    bank = load_toy_bank(tmp_path, snapshots, views=0)
+    model = build_feature_model(TOY, build_backbone(TOY, SIDE, 1, None), TOY.taps)
+    assert bank.meta["engine"] in (expected, "TensorFlow on GPU")
+    assert np.allclose(bank.clean("test", bank.columns(TOY.taps)), model(draw_split("test")[0]), atol=1e-4)
+
+
 def test_onnx_runtime_computes_what_keras_computes(tmp_path: Path, warnings: list[str]) -> None:
     model = build_feature_model(TOY, build_backbone(TOY, SIDE, 1, None), TOY.taps)
     images = draw_split("train")[0]

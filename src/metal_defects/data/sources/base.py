@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from metal_defects.config import Settings
-from metal_defects.data.archives import unpack_beside
 from metal_defects.errors import DataError
 
 
@@ -42,7 +41,11 @@ class SourceKind:
 
 def open_local(path: Path, settings: Settings) -> Path:
     """The folder itself, or that of an archive, which is unpacked below `paths.downloads`."""
-    return path if path.is_dir() else unpack_beside(path, settings.config.paths.downloads)
+    if path.is_dir():
+        return path
+    from metal_defects.data.archives import unpack_beside
+
+    return unpack_beside(path, settings.config.paths.downloads)
 
 
 def describe_local(path: Path) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 from metal_defects.config import Settings
-from metal_defects.data.archives import is_archive_name
 from metal_defects.data.layouts import find_image_root
 from metal_defects.data.sources.base import NothingHereError, SourceKind, describe_local, open_local
 from metal_defects.data.sources.kaggle import kaggle_folder
@@ -33,6 +32,8 @@ def _find(settings: Settings) -> Path | None:
     downloads, kaggle = settings.config.paths.downloads, kaggle_folder(settings)
     if not downloads.is_dir():
         return None
+    from metal_defects.data.archives import is_archive_name
+
     names = sorted(entry.name for entry in downloads.iterdir() if not entry.name.startswith((".", *_DERIVED)))
     for path in sorted((downloads / name for name in names), key=lambda path: (path != kaggle, path.name)):
         if is_archive_name(path.name) or (path.is_dir() and _holds_images(path, settings)):

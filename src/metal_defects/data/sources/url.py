@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from metal_defects.config import Settings
-from metal_defects.data.archives import unpack
 from metal_defects.data.sources.base import NothingHereError, SourceKind
 from metal_defects.download import download
 from metal_defects.errors import DataError
@@ -17,6 +16,8 @@ MAX_BYTES = 20 * 1024**3
 
 def _fetch(settings: Settings) -> Path:
     """Download and unpack data.url, once."""
+    from metal_defects.data.archives import unpack
+
     data, downloads = settings.config.data, settings.config.paths.downloads
     url = data.url
     if url is None:

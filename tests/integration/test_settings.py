@@ -1,0 +1,165 @@
+"""No setting is dead: each is read by a whole run, or changes what the part that it is for does."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import PROJECT
+from support.readings import list_keys
+from support.stages import leave, make_context
+from support.workshop import Workshop
+
+from metal_defects.components import c04_model_builder
+from metal_defects.components.c05_callbacks import build_callbacks
+from metal_defects.config import Settings
+from metal_defects.data.manifest import SourceCard
+from metal_defects.data.snapshots import ClassLabels
+from metal_defects.data.sources import find_source, source_fingerprint
+from metal_defects.errors import WeightsError
+from metal_defects.files import read_json
+from metal_defects.models import network_training
+from metal_defects.models.results import ModelEntry
+from metal_defects.models.trainers import ScratchTrainer
+from metal_defects.models.training import Training
+from metal_defects.pipeline.artifacts import LABELS, SOURCE
+
+Observe = Callable[[Settings], Any]
+API = "tests/unit/api/test_application.py"
+SERVER = "tests/integration/test_api_server.py"
+WHOLE_RUN = "tests/integration/test_pipeline.py"
+# Keys that a run of a frozen backbone has no need of, and the tests that change them.
+ELSEWHERE = {
+    "serving.host": f"{SERVER}::test_insecure_listens_and_warns",
+    "serving.port": f"{SERVER}::test_refuses_to_start_in_one_sentence",
+    "serving.max_files": f"{API}::test_a_bad_call",
+    "serving.max_file_bytes": f"{API}::test_a_file_over_its_bound_costs_only_itself",
+    "serving.max_request_bytes": f"{API}::test_an_endless_body_is_refused_while_it_is_read",
+    "serving.max_pixels": f"{API}::test_a_bad_image_alone",
+    "serving.max_waiting_images": f"{API}::test_overload_is_refused_at_once_and_passes",
+    "serving.max_waiting_bytes": f"{API}::test_memory_for_uploads_is_bounded_over_all_calls",
+    "serving.timeout_seconds": f"{API}::test_a_deadline_ends_the_call_and_drops_what_waits",
+    "serving.drain_seconds": f"{SERVER}::test_sigterm_says_not_ready_then_finishes_what_it_has",
+    "hyperparameter_tuning.from_scratch_max_trials": f"{WHOLE_RUN}::test_network_from_scratch_goes_all_the_way",
+    "hyperparameter_tuning.from_scratch_epochs": f"{WHOLE_RUN}::test_network_from_scratch_goes_all_the_way",
+}
+PLATEAU = ("callbacks.learning_rate.policy=plateau",)
+MISSING = ("model_builder.models=[vgg16]", "model_builder.on_missing_weights=error")
+URL = ("data.source=url", "data.url=https://a.example/set.zip")
+DRAWN = ("data.source=synthetic", "data_ingestion.synthetic_images_per_class=4")
+
+
+def fetch(settings: Settings) -> tuple[Path, int]:
+    """Where drawn images lie, and how many."""
+    folder = find_source(settings).folder
+    return folder, len(list(folder.rglob("*.jpg")) + list(folder.rglob("*.png")))
+
+
+def miss_weights(settings: Settings) -> str:
+    """What stage 04 says where no weights are to be had."""
+    kind = {"kind": "path", "root": "", "layout": "class", "classes": ("A", "B"), "notice": None, "attempts": ()}
+    leave(settings, SOURCE, SourceCard(**kind))
+    leave(settings, LABELS, ClassLabels(classes=("A", "B"), image_size=64))
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(WeightsError) as caught:
+        patch.setattr(c04_model_builder, "find_weights", lambda *_: None)
+        c04_model_builder.run(make_context("04", settings))
+    return str(caught.value)
+
+
+def make_schedule(settings: Settings) -> tuple[float, int]:
+    """Of the callback that lowers the learning rate where the loss stands still."""
+    from keras.callbacks import ReduceLROnPlateau
+
+    folder = settings.config.paths.artifacts
+    callbacks = build_callbacks(settings.params.callbacks, folder, epochs=8, learning_rate=0.1)
+    [found] = [callback for callback in callbacks if isinstance(callback, ReduceLROnPlateau)]
+    return found.factor, found.patience
+
+
+def make_training(settings: Settings) -> Training:
+    params, artifacts = settings.params, settings.config.paths.artifacts
+    sections = {"builder": params.model_builder, "training": params.training}
+    return Training(seed=1, image_size=64, **sections, snapshots=artifacts, banks=artifacts)
+
+
+def make_scratch_trainer(settings: Settings) -> ScratchTrainer:
+    entry = {"name": "custom_cnn", "title": "Custom CNN", "kind": "from scratch", "weights": "from scratch"}
+    unknown = {"weights_file": None, "weights_sha256": None, "gmacs": 1.0, "parameters": 1, "trainable_parameters": 1}
+    return ScratchTrainer(ModelEntry(**entry, **unknown), make_training(settings))
+
+
+def list_choices(settings: Settings) -> dict[str, Any]:
+    """The search space of the custom CNN."""
+    import keras_tuner
+
+    space = keras_tuner.HyperParameters()
+    make_scratch_trainer(settings).declare(space, settings.params.hyperparameter_tuning)
+    return {one.name: one.get_config() for one in space.space}
+
+
+def fine_tune(settings: Settings) -> tuple[Any, int]:
+    """The recipe of the second stage, and how many layers of a backbone it trains."""
+    import keras
+
+    trunk = keras.Sequential([keras.Input((4,)), *(keras.layers.Dense(4) for _ in range(40))])
+    recipes = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(network_training, "fit_network", lambda _, recipe, *rest: recipes.append(recipe))
+        rest = (make_training(settings), None, None, settings.config.paths.artifacts, "")
+        network_training.fine_tune(trunk, trunk, *rest)
+    return recipes[0], sum(layer.trainable for layer in trunk.layers)
+
+
+def scratch_recipe(settings: Settings) -> dict[str, Any]:
+    return make_scratch_trainer(settings).defaults()
+
+
+CHANGES: tuple[tuple[str, Observe, tuple[str, ...]], ...] = (
+    ("paths.downloads=elsewhere", fetch, DRAWN),
+    ("data_ingestion.synthetic_images_per_class=5", fetch, DRAWN),
+    ("data.url=https://b.example/set.zip", source_fingerprint, URL),
+    (f"data.sha256={'a' * 64}", source_fingerprint, URL),
+    ("data.kaggle=somebody/something", source_fingerprint, ("data.source=kaggle",)),
+    ("model_builder.on_missing_weights=skip", miss_weights, MISSING),
+    ("callbacks.learning_rate.factor=0.3", make_schedule, PLATEAU),
+    ("callbacks.learning_rate.patience=1", make_schedule, PLATEAU),
+    ("training.from_scratch.epochs=2", scratch_recipe, ()),
+    ("training.from_scratch.batch_size=2", scratch_recipe, ()),
+    ("training.from_scratch.learning_rate=0.5", scratch_recipe, ()),
+    ("training.from_scratch.label_smoothing=0.5", scratch_recipe, ()),
+    ("training.fine_tune_epochs=2", fine_tune, ()),
+    ("training.fine_tune_learning_rate=0.5", fine_tune, ()),
+    ("training.fine_tune_top_layers=2", fine_tune, ()),
+    ("hyperparameter_tuning.filters=[8]", list_choices, ()),
+    ("hyperparameter_tuning.depth=[3]", list_choices, ()),
+)
+
+
+def read_settings(finished: Workshop) -> dict[str, set[str]]:
+    """The keys that each stage of the whole run read, by its number; "" is everything around them."""
+    return {stage: set(keys) for stage, keys in read_json(finished.folder / "settings.json").items()}
+
+
+def test_every_key_is_read_by_the_run_or_has_a_test(finished: Workshop) -> None:
+    read = set().union(*read_settings(finished).values())
+    changed = {override.partition("=")[0] for override, *_ in CHANGES}
+    assert sorted(set(list_keys()) - read) == sorted(changed | ELSEWHERE.keys())
+
+
+@pytest.mark.parametrize(("key", "test"), ELSEWHERE.items())
+def test_the_test_of_a_key_is_there(key: str, test: str) -> None:
+    file, _, name = test.partition("::")
+    text = (PROJECT / file).read_text(encoding="utf-8")
+    assert re.search(rf"^def {name}\(", text, re.MULTILINE)
+    assert key.rpartition(".")[2] in text
+
+
+@pytest.mark.parametrize(
+    ("override", "observe", "others"), CHANGES, ids=[override.partition("=")[0] for override, *_ in CHANGES]
+)
+def test_a_change_changes_something(
+    override: str, observe: Observe, others: tuple[str, ...], make_settings: Callable[..., Settings], tmp_path: Path
+) -> None:
+    changed = override if override != "paths.downloads=elsewhere" else f"paths.downloads={tmp_path / 'elsewhere'}"
+    assert observe(make_settings(*others)) != observe(make_settings(*others, changed))

@@ -40,8 +40,7 @@ class AnswerParts:
     def outputs(self) -> tuple[str, ...]:
         """Names of the outputs of the model with these parts."""
         present = (True, self.guard is not None, self.locator is not None)
-        return tuple(name for name, there in zip(PARTS_FILE = "answer.npz"
-OUTPUTS, present, strict=True) if there)
+        return tuple(name for name, there in zip(OUTPUTS, present, strict=True) if there)
 
     def save(self, folder: Path) -> None:
         """Write answer.npz."""

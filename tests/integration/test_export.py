@@ -32,7 +32,7 @@ from metal_defects.models.onnx_export import export_float32
 from metal_defects.models.results import LogLosses, TunedCard, TunedResult
 from metal_defects.models.specs import BACKBONES
 from metal_defects.pipeline import artifacts as a
-from metal_defects.trust.answer import AnswerParts, open_model
+from metal_defects.trust.answer import AnswerParts, build_answer_model, open_model
 from metal_defects.trust.guard import GuardCard, choose_guard_taps, fit_guard
 from metal_defects.trust.locator import fit_locator
 from metal_defects.trust.locator_maps import extract_maps
@@ -116,7 +116,11 @@ def leave_answer(settings: Settings, images: np.ndarray, labels: np.ndarray) -> 
     channels = {tap: opened.maps[tap].shape[-1] for tap in taps}
     guard = fit_guard(moments, labels, np.arange(len(labels)), 0.95, 0, channels)
     maps = extract_maps(opened.pixels, opened.maps, images, settings.config.paths.artifacts / "maps")
-    AnswerParts(0.8, guard, fit_locator(maps, labels, None, SIDE, 0)).save(place(settings, a.ANSWER).parent)
+    parts = AnswerParts(0.8, guard, fit_locator(maps, labels, None, SIDE, 0))
+    parts.save(place(settings, a.ANSWER).parent)
+    parts = AnswerParts.load(place(settings, a.ANSWER).parent)
+    model = keras.models.load_model(place(settings, a.TUNED_H5), compile=False)
+    export_float32(build_answer_model(model, parts), parts.outputs, place(settings, a.ANSWER_GRAPH))
     rules = VerdictRules(unknown_distance=1.0, review_distance=None, min_confidence=0.5, set_threshold=0.3)
     locator = LocatorCard(kind="labels", threshold=0.5, box_threshold=0.5)
     guard_card = GuardCard(taps=taps, acceptance=0.95)
@@ -200,13 +204,18 @@ def test_same_model_gives_the_same_bytes_in_any_process(settings: Settings, expo
 
 
 def test_graph_that_differs_is_refused(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def spoil(model: object, outputs: tuple[str, ...], target: Path) -> None:
-        last = model.get_layer("probabilities")
-        last.set_weights([-weights for weights in last.get_weights()])
-        export_float32(model, outputs, target)
-        last.set_weights([-weights for weights in last.get_weights()])
+    import keras
 
-    monkeypatch.setattr(c09_model_export, "export_float32", spoil)
+    model = keras.models.load_model(place(settings, a.TUNED_H5), compile=False)
+    last = model.get_layer("probabilities")
+    last.set_weights([-weights for weights in last.get_weights()])
+    parts, other = AnswerParts.load(place(settings, a.ANSWER).parent), tmp_path / "other.onnx"
+    export_float32(build_answer_model(model, parts), parts.outputs, other)
+    find = c09_model_export.StageContext.path
+    swapped = {a.ANSWER_GRAPH: other}
+    monkeypatch.setattr(
+        c09_model_export.StageContext, "path", lambda ctx, artifact: swapped.get(artifact) or find(ctx, artifact)
+    )
     quick = configure(settings.config.paths.artifacts, "model_export.int8=false")
     with pytest.raises(RuntimeError, match="does not answer as tuned_model"):
         c09_model_export.run(make_context("09", quick, tmp_path / "out"))

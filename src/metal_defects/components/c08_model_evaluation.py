@@ -12,6 +12,7 @@ from metal_defects.evaluation.judging import (
     Clock,
     Fitted,
     HeldOut,
+    export_graph,
     fit_parts,
     judge_held_out,
     judge_out_of_fold,
@@ -36,14 +37,16 @@ DAMAGED_SYNTHETIC = 24
 
 
 def run(ctx: StageContext) -> None:
-    """Write answer.npz, decision.json, evaluation.json and plots/."""
+    """Write answer.npz, answer.onnx, decision.json, evaluation.json and plots/."""
     params: ModelEvaluationParams = ctx.setting("model_evaluation")
     models, result = ctx.read(artifacts.MODELS, ModelList), ctx.read(artifacts.TUNED_METRICS, TunedResult)
     source, clock = ctx.read(artifacts.SOURCE, SourceCard), Clock()
     tuned = _open(ctx, models, result)
     judged = judge_out_of_fold(tuned, params, clock)
     fitted = fit_parts(tuned, judged, params, clock)
-    held_out = judge_held_out(tuned, judged, fitted, _count_damaged(params, source.kind), clock)
+    damaged = _count_damaged(params, source.kind)
+    graph = export_graph(tuned, fitted, ctx.out, clock)
+    held_out = judge_held_out(tuned, judged, fitted, damaged, graph, clock)
     outlook = look_further(tuned, models, params.folds, clock)
     evaluation = Evaluation(
         data=source.card,
@@ -62,7 +65,6 @@ def run(ctx: StageContext) -> None:
         comparison=outlook.comparison,
         ensemble=outlook.ensemble,
     )
-    fitted.parts.save(ctx.out)
     write_record(ctx.out / artifacts.DECISION.file, _describe_decision(fitted))
     write_record(ctx.out / artifacts.EVALUATION.file, evaluation)
     _draw_plots(ctx.out / artifacts.EVALUATION_PLOTS.file, tuned, fitted, held_out, evaluation, result.full_title)

@@ -1,12 +1,12 @@
 """Stage 09: the bundle that serving needs, and proof that it answers as the Keras model does."""
 
+import shutil
 import statistics
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -30,10 +30,11 @@ from metal_defects.inference.runtime import Infer, open_graph
 from metal_defects.inference.verdict import decide
 from metal_defects.log import logger
 from metal_defects.metrics import Score, classification_metrics
-from metal_defects.models.onnx_export import export_float32, quantise
+from metal_defects.models.onnx_export import quantise
 from metal_defects.models.results import TunedCard, TunedResult
 from metal_defects.pipeline.artifacts import (
     ANSWER,
+    ANSWER_GRAPH,
     DECISION,
     EVALUATION,
     MANIFEST,
@@ -47,9 +48,6 @@ from metal_defects.pipeline.digest import library_versions
 from metal_defects.plots.export import draw_variants
 from metal_defects.records import Record, write_record, write_table
 from metal_defects.trust.answer import AnswerParts, answer_in_batches, build_answer_model, call_by_name
-
-if TYPE_CHECKING:
-    import keras
 
 SPLITS = ("valid", "test")
 FILES = {"float32": "model.onnx", "int8": "model.int8.onnx"}
@@ -81,9 +79,8 @@ def run(ctx: StageContext) -> None:
     parts = AnswerParts.load(ctx.path(ANSWER).parent)
     model = build_answer_model(keras.models.load_model(ctx.path(TUNED_H5), compile=False), parts)
     snapshots, folder = ctx.path(SNAPSHOTS_FOLDER), ctx.out / "bundle"
-    graphs = _export(
-        model, parts.outputs, folder, _calibration_images(snapshots, params.calibration_images, params.int8)
-    )
+    calibration = _calibration_images(snapshots, params.calibration_images) if params.int8 else None
+    graphs = _write_graphs(ctx.path(ANSWER_GRAPH), folder, calibration)
 
     images = {split: _load_images(snapshots, split) for split in SPLITS}
     labels = {split: load_labels(snapshots, split) for split in SPLITS}
@@ -112,12 +109,11 @@ def run(ctx: StageContext) -> None:
     _log_variants(keras_row, variants, default)
 
 
-def _export(
-    model: "keras.Model", outputs: Sequence[str], folder: Path, calibration: np.ndarray | None
-) -> dict[str, Path]:
-    """The graphs by variant; int8 only with images to calibrate it."""
+def _write_graphs(judged: Path, folder: Path, calibration: np.ndarray | None) -> dict[str, Path]:
+    """The graphs by variant: the one that was judged, and int8 where there are images to calibrate it."""
     graphs = {"float32": folder / FILES["float32"]}
-    export_float32(model, outputs, graphs["float32"])
+    folder.mkdir()
+    shutil.copyfile(judged, graphs["float32"])
     if calibration is not None:
         graphs["int8"] = folder / FILES["int8"]
         quantise(graphs["float32"], graphs["int8"], calibration)
@@ -193,10 +189,8 @@ def _load_images(snapshots: Path, split: str) -> np.ndarray:
     return np.stack([image for image, _ in load_snapshot(snapshots, split).as_numpy_iterator()])
 
 
-def _calibration_images(snapshots: Path, count: int, is_wanted: bool) -> np.ndarray | None:
-    """Training images spread evenly over the snapshot, and so over the classes; None where no one wants them."""
-    if not is_wanted:
-        return None
+def _calibration_images(snapshots: Path, count: int) -> np.ndarray:
+    """Training images spread evenly over the snapshot, and so over the classes."""
     dataset = load_snapshot(snapshots, "train")
     total = int(dataset.cardinality())
     chosen = set(np.linspace(0, total - 1, min(count, total)).round().astype(int).tolist())

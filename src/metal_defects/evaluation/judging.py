@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -183,22 +184,37 @@ def _fit_locator(run: TunedRun) -> tuple[Locator, list[np.ndarray], np.ndarray]:
     return fit_locator(learned, labels, boxes, side, run.training.seed), boxes, grad_cam
 
 
-def judge_held_out(run: TunedRun, judged: Judged, fitted: Fitted, damaged_images: int, clock: Clock) -> HeldOut:
+def export_graph(run: TunedRun, fitted: Fitted, folder: Path, clock: Clock) -> Path:
+    """Write answer.npz and answer.onnx, the graph of the whole answer; returns the latter.
+
+    The graph is made of the parts as they are stored, which rounds them: what is judged is what others can read.
+    """
+    graph = folder / "answer.onnx"
+    with clock.time("graph"):
+        fitted.parts.save(folder)
+        parts = AnswerParts.load(folder)
+        export_float32(build_answer_model(run.model, parts), parts.outputs, graph)
+    return graph
+
+
+def judge_held_out(
+    run: TunedRun, judged: Judged, fitted: Fitted, damaged_images: int, graph: Path, clock: Clock
+) -> HeldOut:
     """Verdicts, locator scores and robustness of the very graph that is exported.
 
     Args:
         run: the tuned model.
         judged, fitted: of the steps before.
         damaged_images: per kind and severity of damage.
+        graph: of `export_graph`.
         clock: notes the times.
     """
     guard, rules, held_out = fitted.guard, fitted.rules, run.held_out
-    whole, alone = run.scratch / "answer.onnx", run.scratch / "verdict.onnx"
+    alone = run.scratch / "verdict.onnx"
     with clock.time("answers"):
-        export_float32(build_answer_model(run.model, fitted.parts), fitted.parts.outputs, whole)
         # Verdicts need no heat map, and damaged images are many.
-        keep_outputs(whole, ("probabilities", "distance"), alone)
-        answers = answer_in_batches(open_graph(whole, 1), run.pixels)
+        keep_outputs(graph, ("probabilities", "distance"), alone)
+        answers = answer_in_batches(open_graph(graph, 1), run.pixels)
     probabilities, distances = answers["probabilities"], answers["distance"]
     verdicts = give_verdicts(probabilities, distances, run.classes, rules)
     wrong, valid = probabilities.argmax(axis=1) != held_out.labels, len(run.valid.labels)

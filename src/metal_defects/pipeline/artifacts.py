@@ -76,6 +76,7 @@ TUNING_PLOTS = Artifact(TUNING, "*.png", "plots of the search and of the tuned m
 PREDICTIONS = Artifact(TUNING, "predictions_*.csv", "the tuned model's answers to the validation and test images")
 
 ANSWER = Artifact(EVALUATING, "answer.npz", "temperature, guard and locator")
+ANSWER_GRAPH = Artifact(EVALUATING, "answer.onnx", "the ONNX graph of the whole answer, which was judged")
 DECISION = Artifact(EVALUATING, "decision.json", "the rules that make an answer of the graph's outputs")
 EVALUATION = Artifact(EVALUATING, "evaluation.json", "everything that was measured of the tuned model")
 EVALUATION_PLOTS = Artifact(EVALUATING, "plots", "plots of it")

@@ -125,7 +125,7 @@ STAGES = (
             a.TUNED_CARD,
             a.TUNED_METRICS,
         ),
-        writes=(a.ANSWER, a.DECISION, a.EVALUATION, a.EVALUATION_PLOTS),
+        writes=(a.ANSWER, a.ANSWER_GRAPH, a.DECISION, a.EVALUATION, a.EVALUATION_PLOTS),
     ),
     Stage(
         name=a.EXPORT,
@@ -139,6 +139,7 @@ STAGES = (
             a.TUNED_CARD,
             a.TUNED_METRICS,
             a.ANSWER,
+            a.ANSWER_GRAPH,
             a.DECISION,
             a.EVALUATION,
         ),

@@ -10,7 +10,8 @@ from support.toy_network import CLASSES, COUNTS, SIDE, TOY, write_snapshots
 from metal_defects.config import Settings
 from metal_defects.data.manifest import DataCard, ImageRow, ManifestRow, NamedBox
 from metal_defects.data.snapshots import load_labels
-from metal_defects.evaluation.judging import Clock, fit_parts, judge_held_out, judge_out_of_fold, look_further
+from metal_defects.evaluation.judging import Clock, fit_parts, export_graph,
+    judge_held_out, judge_out_of_fold, look_further
 from metal_defects.evaluation.tuned_run import TunedRun, list_columns, open_tuned_run, read_images
 from metal_defects.models import specs
 from metal_defects.models.results import ModelEntry, ModelList, TunedCard
@@ -93,7 +94,7 @@ def test_each_step_takes_what_the_one_before_gave(
     before = [weights.copy() for weights in run.model.get_weights()]
     judged = judge_out_of_fold(run, params, clock)
     fitted = fit_parts(run, judged, params, clock)
-    held_out = judge_held_out(run, judged, fitted, 3, clock)
+    held_out = judge_held_out(run, judged, fitted, 3, export_graph(run, fitted, tmp_path, clock), clock)
     outlook = look_further(run, ModelList(data=DATA, models=(make_entry(kind),), skipped=()), params.folds, clock)
 
     is_frozen = kind == "frozen"

@@ -65,9 +65,9 @@ def run(ctx: StageContext) -> None:
         comparison=outlook.comparison,
         ensemble=outlook.ensemble,
     )
-    write_record(ctx.out / "decision.json", _describe_decision(fitted))
-    write_record(ctx.out / "evaluation.json", evaluation)
-    _draw_plots(ctx.out / "plots", tuned, fitted, held_out, evaluation, result.full_title)
+    write_record(ctx.out / artifacts.DECISION.file, _describe_decision(fitted))
+    write_record(ctx.out / artifacts.EVALUATION.file, evaluation)
+    _draw_plots(ctx.out / artifacts.EVALUATION_PLOTS.file, tuned, fitted, held_out, evaluation, result.full_title)
     logger.info("   calibration error %.2f points", 100 * evaluation.calibration.after.ece.value)
 
 

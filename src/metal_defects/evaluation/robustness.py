@@ -16,7 +16,7 @@ Accepts = Callable[[np.ndarray, np.ndarray | None], np.ndarray]
 Answers = tuple[np.ndarray, np.ndarray | None]
 """Whether the images of a cell are named rightly, and whether the answers are accepted, bool (images,) each."""
 BATCH = 8
-IMAGES_PER_CELL = 60
+IMAGES_PER_CELL = 48
 
 
 class Undamaged(Record):

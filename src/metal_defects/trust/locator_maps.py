@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 STRIDE = 16  # pixels per cell of the grid, as nearly as the layers allow
 MOST_BYTES = 1_000_000_000
 MOST_FLOAT16 = 60_000.0
-MOST_LEARNED = 100_000
+# More teach the locator little, and the passes and the steps over them are what it costs.
+MOST_LEARNED = 1200
 
 
 def choose_grid(sides: Mapping[str, int], image_size: int) -> int:

@@ -17,6 +17,7 @@ import numpy as np
 import typer
 from rich.table import Table
 
+from metal_defects.artifacts import IMAGES, LOADER, MANIFEST, MODELS, Artifact
 from metal_defects.components.c05_callbacks import build_callbacks
 from metal_defects.config import Settings, load_settings
 from metal_defects.data.manifest import SPLITS, ImageRow, ManifestRow
@@ -27,7 +28,6 @@ from metal_defects.log import console, library_noise_to
 from metal_defects.metrics import Metrics, classification_metrics
 from metal_defects.models.results import ModelEntry, ModelList
 from metal_defects.models.training import MakeCallbacks, Training
-from metal_defects.pipeline.artifacts import IMAGES, LOADER, MANIFEST, MODELS, Artifact
 from metal_defects.pipeline.context import Stage
 from metal_defects.pipeline.digest import library_versions
 from metal_defects.pipeline.runner import run_stages

@@ -19,13 +19,13 @@ from _common import (
     workspace,
 )
 
+from metal_defects.artifacts import MODELS
 from metal_defects.data.manifest import SPLITS
 from metal_defects.data.snapshots import load_summary
 from metal_defects.log import console
 from metal_defects.metrics import accuracy_interval, format_accuracy
 from metal_defects.models.results import ModelList
 from metal_defects.models.trainers import make_trainer
-from metal_defects.pipeline.artifacts import MODELS
 from metal_defects.pipeline.table import STAGES
 from metal_defects.records import read_record
 

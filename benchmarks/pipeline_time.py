@@ -11,12 +11,12 @@ from typing import Annotated, Any
 import typer
 from _common import PROJECT, Data, describe_machine, make_table, report, start
 
+from metal_defects.artifacts import LEADERBOARD, TUNED_METRICS
 from metal_defects.errors import UserError
 from metal_defects.files import read_json
 from metal_defects.log import console
 from metal_defects.metrics import format_accuracy
 from metal_defects.models.results import Leaderboard, TunedResult
-from metal_defects.pipeline.artifacts import LEADERBOARD, TUNED_METRICS
 from metal_defects.pipeline.digest import explain_difference
 from metal_defects.pipeline.runner import LOCK
 from metal_defects.pipeline.table import STAGES

@@ -20,12 +20,13 @@ from _common import PROJECT, Data, describe_machine, make_table, report, start
 from _servers import Clients, Environment, make_environment, read_memory, serving
 from _timing import measure_rate, median_seconds, time_predictor, time_usual_way
 
+from metal_defects.artifacts import TUNED_H5
 from metal_defects.config import load_settings
 from metal_defects.data.imaging import Preprocessor
 from metal_defects.data.layouts import read_image_set
 from metal_defects.errors import UserError
 from metal_defects.inference.answer import Prediction
-from metal_defects.inference.bundle import KERAS_FILE, find_bundle
+from metal_defects.inference.bundle import find_bundle
 from metal_defects.inference.predictor import Predictor
 from metal_defects.inference.runtime import open_graph
 from metal_defects.log import console
@@ -105,7 +106,7 @@ class Bench:
 def measure_one_image(bench: Bench) -> Iterator[Row]:
     """File to answer, against `load_img` and `model.predict`, each in a process of its own."""
     files = bench.spread(40 if bench.quick else 200)
-    model = bench.keras_file or bench.predictor.bundle.keras_artifacts() / KERAS_FILE
+    model = bench.keras_file or bench.predictor.bundle.keras_artifacts() / TUNED_H5.name
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         ours = 1000 * pool.submit(time_predictor, bench.bundle, files).result()
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:

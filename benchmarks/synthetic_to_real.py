@@ -6,13 +6,13 @@ import numpy as np
 import typer
 from _common import Data, Model, describe_machine, make_table, report, start, use_data, use_model, workspace
 
+from metal_defects.artifacts import TUNED_CARD, TUNED_H5, TUNED_METRICS
 from metal_defects.data.manifest import SPLITS
 from metal_defects.data.snapshots import load_labels, load_snapshot
 from metal_defects.errors import DataError
 from metal_defects.metrics import classification_metrics, format_accuracy
 from metal_defects.models.results import TunedCard, TunedResult
 from metal_defects.models.training import predict_images
-from metal_defects.pipeline.artifacts import TUNED_CARD, TUNED_H5, TUNED_METRICS
 from metal_defects.pipeline.table import STAGES
 from metal_defects.records import read_record
 

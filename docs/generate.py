@@ -165,7 +165,7 @@ def show_stages() -> str:
 
 def show_artifacts() -> str:
     """The catalogue: what each file holds, who writes it and who reads it."""
-    from metal_defects.pipeline.artifacts import ARTIFACTS
+    from metal_defects.artifacts import ARTIFACTS
     from metal_defects.pipeline.table import readers
 
     rows = []

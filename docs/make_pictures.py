@@ -12,10 +12,10 @@ import typer
 from PIL import Image
 from support.browser import Browser, run_app
 
+from metal_defects.artifacts import REPORT_PAGE
 from metal_defects.config import load_settings
 from metal_defects.errors import UserError
 from metal_defects.files import atomic_path
-from metal_defects.pipeline.artifacts import REPORT_PAGE
 
 IMAGES = PROJECT / "docs" / "images"
 SAMPLES = PROJECT / "src" / "metal_defects" / "app" / "samples"

@@ -9,12 +9,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 import typer
 
+from metal_defects.artifacts import SOURCE
 from metal_defects.config import load_settings
 from metal_defects.data.manifest import SourceCard
 from metal_defects.errors import UserError
 from metal_defects.files import write_text
 from metal_defects.log import console, library_noise_to
-from metal_defects.pipeline.artifacts import SOURCE
 from metal_defects.pipeline.runner import LOCK
 from metal_defects.pipeline.table import STAGES
 from metal_defects.records import read_record

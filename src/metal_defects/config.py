@@ -25,6 +25,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Range = Annotated[tuple[float, float], Field(description="low and high")]
+Resize = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 Classes = Literal["auto"] | dict[str, tuple[str, ...]]
 
 
@@ -148,7 +149,7 @@ class DataIngestionParams(_Frozen):
 
 class DataPreprocessingParams(_Frozen):
     image_size: Annotated[int, Field(ge=64, le=1024, multiple_of=32)]
-    resize: Literal["nearest", "bilinear", "bicubic", "lanczos"]
+    resize: Resize
 
 
 class ModelBuilderParams(_Frozen):

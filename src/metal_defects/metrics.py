@@ -168,7 +168,8 @@ def image_losses(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     """
     true = probabilities[np.arange(len(labels)), labels].astype(np.float64)
     # What a float32 softmax can no longer tell from 0.
-    return -np.log(np.maximum(true, 1e-12))
+    losses: np.ndarray = -np.log(np.maximum(true, 1e-12))
+    return losses
 
 
 def share(hits: int, total: int) -> Score:
@@ -220,7 +221,8 @@ def _wilson(hits: np.ndarray, totals: np.ndarray, critical: float) -> np.ndarray
     # Rounding must not leave 1 - 1e-16 for a limit that is 1.
     low = np.where(hits == 0, 0.0, centre - half)
     high = np.where(misses == 0, 1.0, centre + half)
-    return np.clip(np.stack([low, high]), 0.0, 1.0)
+    limits: np.ndarray = np.clip(np.stack([low, high]), 0.0, 1.0)
+    return limits
 
 
 def _triples(values: np.ndarray, limits: np.ndarray) -> np.ndarray:

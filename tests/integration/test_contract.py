@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from support.workshop import Workshop
 
-from metal_defects.pipeline import artifacts as a
+from metal_defects import artifacts as a
 from metal_defects.pipeline.context import Stage
 from metal_defects.pipeline.table import STAGES, readers
 

@@ -13,6 +13,7 @@ from support.evaluations import make_evaluation
 from support.stages import leave, leave_rows, make_context, place
 from support.workshop import read_rows
 
+from metal_defects import artifacts as a
 from metal_defects.cli.predict import load_keras
 from metal_defects.components import c09_model_export
 from metal_defects.config import ImageSchema, Settings, load_settings
@@ -31,7 +32,6 @@ from metal_defects.models.networks import assemble, build_backbone, build_featur
 from metal_defects.models.onnx_export import export_float32
 from metal_defects.models.results import LogLosses, TunedCard, TunedResult
 from metal_defects.models.specs import BACKBONES
-from metal_defects.pipeline import artifacts as a
 from metal_defects.trust.answer import AnswerParts, build_answer_model, open_model
 from metal_defects.trust.guard import GuardCard, choose_guard_taps, fit_guard
 from metal_defects.trust.locator import fit_locator
@@ -117,8 +117,8 @@ def leave_answer(settings: Settings, images: np.ndarray, labels: np.ndarray) -> 
     guard = fit_guard(moments, labels, np.arange(len(labels)), 0.95, 0, channels)
     maps = extract_maps(opened.pixels, opened.maps, images, settings.config.paths.artifacts / "maps")
     parts = AnswerParts(0.8, guard, fit_locator(maps, labels, None, SIDE, 0))
-    parts.save(place(settings, a.ANSWER).parent)
-    parts = AnswerParts.load(place(settings, a.ANSWER).parent)
+    parts.save(place(settings, a.ANSWER))
+    parts = AnswerParts.load(place(settings, a.ANSWER))
     model = keras.models.load_model(place(settings, a.TUNED_H5), compile=False)
     export_float32(build_answer_model(model, parts), parts.outputs, place(settings, a.ANSWER_GRAPH))
     rules = VerdictRules(unknown_distance=1.0, review_distance=None, min_confidence=0.5, set_threshold=0.3)
@@ -209,7 +209,7 @@ def test_graph_that_differs_is_refused(settings: Settings, tmp_path: Path, monke
     model = keras.models.load_model(place(settings, a.TUNED_H5), compile=False)
     last = model.get_layer("probabilities")
     last.set_weights([-weights for weights in last.get_weights()])
-    parts, other = AnswerParts.load(place(settings, a.ANSWER).parent), tmp_path / "other.onnx"
+    parts, other = AnswerParts.load(place(settings, a.ANSWER)), tmp_path / "other.onnx"
     export_float32(build_answer_model(model, parts), parts.outputs, other)
     find = c09_model_export.StageContext.path
     swapped = {a.ANSWER_GRAPH: other}

@@ -11,6 +11,7 @@ from support.readings import list_keys
 from support.stages import leave, make_context
 from support.workshop import Workshop
 
+from metal_defects.artifacts import LABELS, SOURCE
 from metal_defects.components import c04_model_builder
 from metal_defects.components.c05_callbacks import build_callbacks
 from metal_defects.config import Settings
@@ -23,7 +24,6 @@ from metal_defects.models import network_training
 from metal_defects.models.results import ModelEntry
 from metal_defects.models.trainers import ScratchTrainer
 from metal_defects.models.training import Training
-from metal_defects.pipeline.artifacts import LABELS, SOURCE
 
 Observe = Callable[[Settings], Any]
 API = "tests/unit/api/test_application.py"

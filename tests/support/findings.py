@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from metal_defects import artifacts as a
 from metal_defects.config import ImageSchema
 from metal_defects.data.manifest import ImageRow, LeftOut, ManifestRow, NamedBox, SourceCard
 from metal_defects.data.validation import (
@@ -22,7 +23,6 @@ from metal_defects.data.validation import (
 from metal_defects.inference.card import BundleCard, InputCard, Parity, Provenance, Variant
 from metal_defects.metrics import share
 from metal_defects.models.results import BaseResult, Leaderboard, LogLosses, TunedResult
-from metal_defects.pipeline import artifacts as a
 from metal_defects.records import write_record, write_rows, write_table
 from metal_defects.report.findings import Findings, StageRecord
 from support.evaluations import (

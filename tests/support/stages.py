@@ -5,8 +5,8 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from metal_defects.artifacts import Artifact
 from metal_defects.config import Settings
-from metal_defects.pipeline.artifacts import Artifact
 from metal_defects.pipeline.context import Stage, StageContext
 from metal_defects.pipeline.table import STAGES
 from metal_defects.records import write_record, write_rows

@@ -100,9 +100,9 @@ def test_folds_repeat_with_the_seed(load: Callable[[str], ModuleType]) -> None:
 
 
 def test_known_images_follow_the_order_of_the_splits(load: Callable[[str], ModuleType], tmp_path: Path) -> None:
+    from metal_defects.artifacts import IMAGES, LABELS, MANIFEST
     from metal_defects.config import load_settings
     from metal_defects.data.manifest import ImageRow, ManifestRow
-    from metal_defects.pipeline.artifacts import IMAGES, LABELS, MANIFEST
     from metal_defects.records import write_rows
 
     place = load("_common").Workspace(load_settings(PROJECT, [f"paths.artifacts={tmp_path}"]), tmp_path)

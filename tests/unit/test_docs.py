@@ -14,9 +14,9 @@ import yaml
 from support import PROJECT
 from typer.main import get_command
 
+from metal_defects.artifacts import ARTIFACTS
 from metal_defects.cli.main import app
 from metal_defects.config import FILES
-from metal_defects.pipeline.artifacts import ARTIFACTS
 from metal_defects.pipeline.table import STAGES
 
 PAGES = sorted((PROJECT / "docs").glob("*.md"))

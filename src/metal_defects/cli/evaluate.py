@@ -8,12 +8,12 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from metal_defects.artifacts import LOADER, MODELS, TUNED_METRICS
 from metal_defects.cli.start import start_logging
 from metal_defects.config import Settings, find_root, load_settings
 from metal_defects.errors import UserError
 from metal_defects.files import write_json
 from metal_defects.log import console, library_noise_to, track
-from metal_defects.pipeline.artifacts import LOADER, MODELS, TUNED_METRICS
 from metal_defects.records import read_record
 
 if TYPE_CHECKING:

@@ -124,8 +124,8 @@ def _show_plan(statuses: "list[Status]") -> None:
 
 
 def _show_summary(settings: Settings, statuses: "list[Status]", seconds: float, log_file: Path) -> None:
+    from metal_defects.artifacts import REPORT_PAGE, SOURCE
     from metal_defects.data.manifest import SourceCard
-    from metal_defects.pipeline.artifacts import REPORT_PAGE, SOURCE
     from metal_defects.records import read_record
 
     artifacts = settings.config.paths.artifacts
@@ -148,8 +148,8 @@ def _show_summary(settings: Settings, statuses: "list[Status]", seconds: float, 
 
 
 def _result_rows(artifacts: Path) -> list[tuple[str, ...]]:
+    from metal_defects.artifacts import LEADERBOARD, TUNED_METRICS
     from metal_defects.models.results import Leaderboard, TunedResult
-    from metal_defects.pipeline.artifacts import LEADERBOARD, TUNED_METRICS
     from metal_defects.records import read_record
 
     rows: list[tuple[str, ...]] = []

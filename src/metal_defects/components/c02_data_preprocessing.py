@@ -8,12 +8,12 @@ from pathlib import Path
 
 from PIL import Image
 
+from metal_defects.artifacts import MANIFEST, SOURCE
 from metal_defects.data.imaging import ImageError, Preprocessor
 from metal_defects.data.manifest import ImageRow, ManifestRow, SourceCard
 from metal_defects.errors import DataError
 from metal_defects.files import atomic_path
 from metal_defects.log import logger, track
-from metal_defects.pipeline.artifacts import MANIFEST, SOURCE
 from metal_defects.pipeline.context import StageContext
 from metal_defects.plots.data import ClassStatistics, Description, describe, write_exploratory_plots
 from metal_defects.records import write_rows

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from metal_defects.artifacts import IMAGES, PREPROCESSED, SOURCE
 from metal_defects.data.manifest import SPLITS, ImageRow, SourceCard
 from metal_defects.data.snapshots import (
     LABELS_FILE,
@@ -18,7 +19,6 @@ from metal_defects.data.snapshots import (
 )
 from metal_defects.errors import DataError
 from metal_defects.log import logger, track
-from metal_defects.pipeline.artifacts import IMAGES, PREPROCESSED, SOURCE
 from metal_defects.pipeline.context import StageContext
 from metal_defects.records import write_record
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from metal_defects.artifacts import DIAGRAMS, LABELS, MODELS, SOURCE, SUMMARIES
 from metal_defects.config import ModelBuilderParams
 from metal_defects.data.manifest import SourceCard
 from metal_defects.data.snapshots import ClassLabels
@@ -20,7 +21,6 @@ from metal_defects.models.networks import (
 from metal_defects.models.results import ModelEntry, ModelList
 from metal_defects.models.specs import BACKBONES, Backbone, ModelSpec, find_spec
 from metal_defects.models.weights import find_weights
-from metal_defects.pipeline.artifacts import DIAGRAMS, LABELS, MODELS, SOURCE, SUMMARIES
 from metal_defects.pipeline.context import StageContext
 from metal_defects.pipeline.table import WEIGHTS
 from metal_defects.plots.diagram import Block, draw_diagram

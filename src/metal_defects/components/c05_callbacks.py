@@ -4,9 +4,9 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from metal_defects.artifacts import SNAPSHOTS_FOLDER
 from metal_defects.config import CallbacksParams
 from metal_defects.models.training import Training
-from metal_defects.pipeline.artifacts import SNAPSHOTS_FOLDER
 from metal_defects.pipeline.context import StageContext
 
 if TYPE_CHECKING:

@@ -8,16 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from metal_defects.components.c05_callbacks import build_callbacks, gather_training
-from metal_defects.data.manifest import DataCard, ImageRow, SourceCard
-from metal_defects.data.snapshots import ClassLabels
-from metal_defects.evaluation.split_results import HELD_OUT, LabelledImages, write_split_results
-from metal_defects.log import logger
-from metal_defects.metrics import format_accuracy, image_losses
-from metal_defects.models.results import BaseResult, BestBase, Leaderboard, ModelEntry, ModelList
-from metal_defects.models.trainers import make_trainer
-from metal_defects.models.training import MakeCallbacks, Training
-from metal_defects.pipeline.artifacts import (
+from metal_defects.artifacts import (
     BEST,
     IMAGES,
     LABELS,
@@ -28,6 +19,15 @@ from metal_defects.pipeline.artifacts import (
     PREPROCESSED,
     SOURCE,
 )
+from metal_defects.components.c05_callbacks import build_callbacks, gather_training
+from metal_defects.data.manifest import DataCard, ImageRow, SourceCard
+from metal_defects.data.snapshots import ClassLabels
+from metal_defects.evaluation.split_results import HELD_OUT, LabelledImages, write_split_results
+from metal_defects.log import logger
+from metal_defects.metrics import format_accuracy, image_losses
+from metal_defects.models.results import BaseResult, BestBase, Leaderboard, ModelEntry, ModelList
+from metal_defects.models.trainers import make_trainer
+from metal_defects.models.training import MakeCallbacks, Training
 from metal_defects.pipeline.context import StageContext
 from metal_defects.plots.training import draw_leaderboard, draw_learning_curves
 from metal_defects.records import read_record, write_record, write_table
@@ -92,7 +92,8 @@ def _train_and_evaluate(
         hyperparameters=trainer.defaults(),
         epochs=len(fitted.history["loss"]),
         seconds=round(time.monotonic() - start, 1),
-        **metrics,
+        valid=metrics["valid"],
+        test=metrics["test"],
     )
 
 

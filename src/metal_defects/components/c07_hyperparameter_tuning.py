@@ -4,11 +4,27 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from metal_defects.artifacts import (
+    BASE_MODELS,
+    BEST,
+    IMAGES,
+    LABELS,
+    MODELS,
+    PREPROCESSED,
+    SNAPSHOTS_FOLDER,
+    SOURCE,
+    TRIALS,
+    TUNED_CARD,
+    TUNED_H5,
+    TUNED_KERAS,
+    TUNED_METRICS,
+)
 from metal_defects.components.c05_callbacks import build_callbacks, gather_training
 from metal_defects.config import HyperparameterTuningParams
 from metal_defects.data.manifest import ImageRow, SourceCard
@@ -29,21 +45,6 @@ from metal_defects.models.results import (
 )
 from metal_defects.models.trainers import Trainer, make_trainer
 from metal_defects.models.training import predict_images
-from metal_defects.pipeline.artifacts import (
-    BASE_MODELS,
-    BEST,
-    IMAGES,
-    LABELS,
-    MODELS,
-    PREPROCESSED,
-    SNAPSHOTS_FOLDER,
-    SOURCE,
-    TRIALS,
-    TUNED_CARD,
-    TUNED_H5,
-    TUNED_KERAS,
-    TUNED_METRICS,
-)
 from metal_defects.pipeline.context import StageContext
 from metal_defects.plots.training import draw_learning_curves
 from metal_defects.plots.tuning import draw_trials
@@ -73,7 +74,7 @@ def run(ctx: StageContext) -> None:
     trainer, labels = make_trainer(entry, gather_training(ctx)), images.labels("valid")
     trials = _search(ctx, trainer, entry, labels)
     _write_trials(ctx.out, trials)
-    winner = min((trial for trial in trials if trial.score is not None), key=lambda trial: trial.score)
+    _, winner = min(((trial.score, trial) for trial in trials if trial.score is not None), key=itemgetter(0))
     make_callbacks = partial(build_callbacks, ctx.setting("callbacks"))
     fitted = trainer.fit(winner.params, make_callbacks, ctx.out / "tuned", f"{entry.title} refit")
     draw_learning_curves(fitted.history, ctx.out / "learning_curves.png", f"tuned {entry.full_title}")

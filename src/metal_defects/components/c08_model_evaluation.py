@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from metal_defects import artifacts
 from metal_defects.components.c05_callbacks import build_callbacks, gather_training
 from metal_defects.config import ModelEvaluationParams
 from metal_defects.data.manifest import ImageRow, ManifestRow, SourceCard
@@ -23,7 +24,6 @@ from metal_defects.evaluation.tuned_run import TunedRun, open_tuned_run
 from metal_defects.inference.card import LocatorCard
 from metal_defects.log import logger
 from metal_defects.models.results import ModelList, TunedCard, TunedResult
-from metal_defects.pipeline import artifacts
 from metal_defects.pipeline.context import StageContext
 from metal_defects.plots.locator import draw_locations
 from metal_defects.plots.robustness import draw_learning_curve, draw_noise_curve, draw_robustness_map
@@ -111,8 +111,8 @@ def _draw_plots(
     draw_guard_distances(distances, folder / "guard.png", "Distance from the training images")
     verdicts = evaluation.verdicts
     counts = {"out of fold": verdicts.out_of_fold, "valid": verdicts.valid, "test": verdicts.test}
-    counts = {name: row for name, row in counts.items() if row is not None}
-    draw_verdicts(counts, folder / "verdicts.png", "Verdicts")
+    found = {name: row for name, row in counts.items() if row is not None}
+    draw_verdicts(found, folder / "verdicts.png", "Verdicts")
     images = tuned.pixels
     chosen = np.linspace(0, len(images) - 1, min(EXAMPLES, len(images))).round().astype(int)
     draw_locations(

@@ -11,6 +11,17 @@ from pathlib import Path
 import numpy as np
 
 from metal_defects import __version__
+from metal_defects.artifacts import (
+    ANSWER,
+    ANSWER_GRAPH,
+    DECISION,
+    EVALUATION,
+    MANIFEST,
+    SNAPSHOTS_FOLDER,
+    TUNED_CARD,
+    TUNED_H5,
+    TUNED_METRICS,
+)
 from metal_defects.data.snapshots import load_labels, load_snapshot
 from metal_defects.evaluation.results import Decision, Evaluation
 from metal_defects.files import sha256_file
@@ -19,6 +30,7 @@ from metal_defects.inference.card import (
     BundleCard,
     GuardShare,
     InputCard,
+    Measured,
     Parity,
     Provenance,
     TrustCard,
@@ -32,21 +44,10 @@ from metal_defects.log import logger
 from metal_defects.metrics import Score, classification_metrics
 from metal_defects.models.onnx_export import quantise
 from metal_defects.models.results import TunedCard, TunedResult
-from metal_defects.pipeline.artifacts import (
-    ANSWER,
-    ANSWER_GRAPH,
-    DECISION,
-    EVALUATION,
-    MANIFEST,
-    SNAPSHOTS_FOLDER,
-    TUNED_CARD,
-    TUNED_H5,
-    TUNED_METRICS,
-)
 from metal_defects.pipeline.context import StageContext
 from metal_defects.pipeline.digest import library_versions
 from metal_defects.plots.export import draw_variants
-from metal_defects.records import Record, write_record, write_table
+from metal_defects.records import write_record, write_table
 from metal_defects.trust.answer import AnswerParts, answer_in_batches, build_answer_model, call_by_name
 
 SPLITS = ("valid", "test")
@@ -59,24 +60,13 @@ WARM_UP, TIMED = 3, 30
 Answers = Mapping[str, np.ndarray]
 
 
-class Measured(Record):
-    """Accuracy and speed of a model file."""
-
-    file: str
-    sha256: str
-    bytes: int
-    valid_accuracy: Score
-    test_accuracy: Score
-    milliseconds_per_image: float
-
-
 def run(ctx: StageContext) -> None:
     """Write bundle/ (the graphs and bundle.json), parity.csv and variants.png."""
     import keras
 
     params, card = ctx.setting("model_export"), ctx.read(TUNED_CARD, TunedCard)
     decision, evaluation = ctx.read(DECISION, Decision), ctx.read(EVALUATION, Evaluation)
-    parts = AnswerParts.load(ctx.path(ANSWER).parent)
+    parts = AnswerParts.load(ctx.path(ANSWER))
     model = build_answer_model(keras.models.load_model(ctx.path(TUNED_H5), compile=False), parts)
     snapshots, folder = ctx.path(SNAPSHOTS_FOLDER), ctx.out / "bundle"
     calibration = _calibration_images(snapshots, params.calibration_images) if params.int8 else None
@@ -88,7 +78,8 @@ def run(ctx: StageContext) -> None:
     expected = answer_in_batches(call_by_name(model, parts.outputs), everything)
     usual = _time_one(lambda pixels: {"all": model.predict(pixels, verbose=0)}, everything)
     keras_row = _measure(ctx.path(TUNED_H5), usual, labels, expected["probabilities"], card.classes)
-    variants, differences = {}, {}
+    variants: dict[str, Variant] = {}
+    differences = {}
     for name, path in graphs.items():
         infer = open_graph(path)
         answers = answer_in_batches(infer, everything)
@@ -223,15 +214,21 @@ def _measure(
     scores = {}
     for (split, truth), part in zip(labels.items(), np.split(answers, ends), strict=True):
         metrics = classification_metrics(truth, part, classes)
-        scores[f"{split}_accuracy"] = metrics.accuracy.model_copy(update={"n": metrics.n})
-    identity = {"file": path.name, "sha256": sha256_file(path), "bytes": path.stat().st_size}
-    return Measured(**identity, **scores, milliseconds_per_image=milliseconds)
+        scores[split] = metrics.accuracy.model_copy(update={"n": metrics.n})
+    return Measured(
+        file=path.name,
+        sha256=sha256_file(path),
+        bytes=path.stat().st_size,
+        valid_accuracy=scores["valid"],
+        test_accuracy=scores["test"],
+        milliseconds_per_image=milliseconds,
+    )
 
 
 def _make_card(
     ctx: StageContext,
     card: TunedCard,
-    variants: Mapping[str, Variant],
+    variants: dict[str, Variant],
     default: str,
     decision: Decision,
     evaluation: Evaluation,

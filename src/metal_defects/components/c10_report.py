@@ -1,12 +1,12 @@
 """Stage 10: the report, one page about the whole run, and the model card."""
 
+from metal_defects import artifacts as a
 from metal_defects.data.manifest import ImageRow, LeftOut, ManifestRow, SourceCard
 from metal_defects.data.validation import ValidationReport
 from metal_defects.evaluation.results import Evaluation
 from metal_defects.inference.card import BundleCard
 from metal_defects.log import logger
 from metal_defects.models.results import Leaderboard, TunedResult
-from metal_defects.pipeline import artifacts as a
 from metal_defects.pipeline.context import StageContext
 from metal_defects.pipeline.table import COMMAND, HISTORY
 from metal_defects.report.document import write_report

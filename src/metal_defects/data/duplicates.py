@@ -53,7 +53,8 @@ class ImagePrint:
 
         grey = self.thumbnail.astype(np.float32)
         fine = grey - gaussian_filter(grey, _STRUCTURE_SIGMA, mode="nearest")
-        return fine - fine.mean()
+        structure: np.ndarray = fine - fine.mean()
+        return structure
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def take_print(pixels: np.ndarray, file_sha256: str) -> ImagePrint:
         bits = np.packbits(imagehash.phash(Image.fromarray(np.ascontiguousarray(turned))).hash)
         hashes.append(int.from_bytes(bits.tobytes(), "big"))
     digest = sha256(repr(pixels.shape).encode())
-    digest.update(np.ascontiguousarray(pixels))
+    digest.update(pixels.tobytes())
     return ImagePrint(file_sha256, digest.hexdigest(), thumbnail, tuple(hashes))
 
 

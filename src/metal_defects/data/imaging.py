@@ -48,7 +48,7 @@ class ImageError(DataError):
         self.reason = reason
 
     def __str__(self) -> str:
-        return self.args[1]
+        return str(self.args[1])
 
 
 @dataclass(frozen=True)
@@ -215,7 +215,7 @@ def _damaged(name: str, error: Exception) -> ImageError:
 
 
 def _check_header(image: Image.Image, name: str, limits: ImageSchema) -> None:
-    found = _SAME_DECODER.get(image.format, image.format)
+    found = _SAME_DECODER.get(image.format or "", image.format)
     accepted = [accepted.upper() for accepted in limits.formats]
     if found is not None and found not in accepted:  # None: made in memory
         raise ImageError(
@@ -240,7 +240,8 @@ def _check_header(image: Image.Image, name: str, limits: ImageSchema) -> None:
 def _read_orientation(image: Image.Image, name: str) -> int:
     """EXIF orientation, 1 to 8; 1 is upright. To be read after the pixels: some decoders turn them themselves."""
     try:
-        return image.getexif().get(ExifTags.Base.Orientation, 1)
+        orientation: int = image.getexif().get(ExifTags.Base.Orientation, 1)
+        return orientation
     except Exception as error:  # the pixels are good: damaged EXIF must not cost the image
         logger.warning("%s: its EXIF block is damaged and was ignored (%s)", name, error)
         return 1

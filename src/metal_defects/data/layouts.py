@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from metal_defects.config import DataSchema, normalise_name
+from metal_defects.config import DataSchema, SplitName, normalise_name
 from metal_defects.data.manifest import LeftOut
 from metal_defects.errors import DataError
 
@@ -46,7 +46,7 @@ class LabelledFile:
 
     path: str
     label: str
-    split: str | None
+    split: SplitName | None
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ class _SplitNames:
             normalise_name(spelling): split for split, names in schema.split.names.items() for spelling in names
         }
 
-    def __call__(self, folder: str) -> str | None:
+    def __call__(self, folder: str) -> SplitName | None:
         return self._split_of.get(normalise_name(folder))
 
 
@@ -167,7 +167,7 @@ class _SplitNames:
 class _Place:
     """What the path of a file says about it: split, folder of its class (if any), class part of its own name."""
 
-    split: str | None
+    split: SplitName | None
     folder: str | None
     own_name: str | None
     in_image_folder: bool
@@ -178,7 +178,8 @@ class _Place:
 
 def _locate(path: str, splits: _SplitNames) -> _Place:
     folders = list(PurePosixPath(path).parts[:-1])
-    split, in_image_folder = None, False
+    split: SplitName | None = None
+    in_image_folder = False
     for _ in range(2):  # train/images or images/train
         if folders and not split and splits(folders[0]):
             split = splits(folders.pop(0))

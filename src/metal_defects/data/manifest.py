@@ -56,7 +56,8 @@ class ManifestRow(Record):
         import numpy as np
 
         edges = np.array([(box.left, box.top, box.right, box.bottom) for box in self.boxes], float).reshape(-1, 4)
-        return edges / np.array([self.width, self.height] * 2, float)
+        shares: np.ndarray = edges / np.array([self.width, self.height] * 2, float)
+        return shares
 
     @property
     def other_labels(self) -> tuple[str, ...]:

@@ -73,11 +73,11 @@ def assign_splits(
     """
     items = sorted(items, key=lambda item: item.path)
     unreadable = unreadable or {}
-    given = {item.split for item in items} - {None}
+    given = {item.split for item in items if item.split}
     if params.split == "auto" and given - {"train"}:
         return _keep_given(items, given, params.valid_share_of_train, seed)
     found = Counter(item.label for item in items) + Counter(unreadable)
-    notes = ("The split that the folders give was not used.",) if given else ()
+    notes: tuple[str, ...] = ("The split that the folders give was not used.",) if given else ()
     if params.split != "auto":
         sizes, origin = params.split, "params.yaml, data_ingestion.split"
     elif set(found.values()) == {NEU_IMAGES_PER_CLASS}:
@@ -109,19 +109,19 @@ def _keep_given(items: list[Item], given: set[SplitName], valid_share: float, se
         counts = Counter(dropped.values())
         told = " and ".join(f"{counts[split]} of {split}" for split in ("test", "valid") if counts[split])
         notes += (f"Copies across the given split were left out, keeping the held-out side: copies of images {told}.",)
-    splits: dict[str, SplitName] = {item.path: item.split for item in kept}
+    splits: dict[str, SplitName] = {item.path: item.split for item in kept if item.split}
     if "valid" not in splits.values():
         train = [item for item in kept if item.split == "train"]
         rooms = {label: _carve(count, valid_share) for label, count in Counter(item.label for item in train).items()}
         sides, _ = _fill(train, rooms, seed)
-        splits |= sides
+        splits |= {path: side for path, side in sides.items() if side != "unused"}
         notes += (f"valid is {valid_share:.0%} of the given train part, drawn from it.",)
     return Assignment(splits, dropped, (), "the data's own folders", notes)
 
 
 def _drop_copies(items: list[Item]) -> tuple[list[Item], dict[str, SplitName]]:
     """Leave every group on one side: test before valid before train, so that no evaluation sees what was trained on."""
-    sides: dict[str, set[SplitName]] = {}
+    sides: dict[str, set[SplitName | None]] = {}
     for item in items:
         sides.setdefault(item.group, set()).add(item.split)
     keeper = {group: next(split for split in reversed(SPLITS) if split in found) for group, found in sides.items()}

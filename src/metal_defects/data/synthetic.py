@@ -57,12 +57,14 @@ def _noise(rng: np.random.Generator, along: float, across: float, degrees: float
     response = np.exp(-2 * np.pi**2 * ((along * u) ** 2 + (across * v) ** 2))
     white = np.fft.rfft2(rng.standard_normal((SIDE, SIDE), dtype=np.float32))
     smooth = np.fft.irfft2(white * response, s=(SIDE, SIDE))
-    return (smooth - smooth.mean()) / smooth.std()
+    scaled: np.ndarray = (smooth - smooth.mean()) / smooth.std()
+    return scaled
 
 
 def _step(values: np.ndarray, softness: float) -> np.ndarray:
     """0 well below zero, 1 well above; the width of the edge is about four times `softness`."""
-    return 1 / (1 + np.exp(-np.clip(values / softness, -40, 40)))
+    steps: np.ndarray = 1 / (1 + np.exp(-np.clip(values / softness, -40, 40)))
+    return steps
 
 
 def _share(values: np.ndarray, share: float, softness: float) -> np.ndarray:
@@ -72,21 +74,24 @@ def _share(values: np.ndarray, share: float, softness: float) -> np.ndarray:
 
 def _bump(rng: np.random.Generator, width: float) -> np.ndarray:
     """A vertical zone, 1 on a random column and falling off over `width` pixels."""
-    return np.exp(-0.5 * ((_COLUMNS - rng.uniform(0, SIDE)) / width) ** 2)
+    bump: np.ndarray = np.exp(-0.5 * ((_COLUMNS - rng.uniform(0, SIDE)) / width) ** 2)
+    return bump
 
 
 def _light(rng: np.random.Generator, level: float, strength: float) -> np.ndarray:
     """Uneven lighting: a ramp in some direction, bent, around `level`; `strength` is its share of the level."""
     angle = rng.uniform(0, 2 * np.pi)
     ramp = (np.cos(angle) * (_COLUMNS - SIDE / 2) + np.sin(angle) * (_ROWS - SIDE / 2)) / SIDE
-    return level * (1 + strength * (ramp + 0.6 * ramp * abs(ramp)) + 0.15 * strength * _noise(rng, 40, 40))
+    light: np.ndarray = level * (1 + strength * (ramp + 0.6 * ramp * abs(ramp)) + 0.15 * strength * _noise(rng, 40, 40))
+    return light
 
 
 def _bands(rng: np.random.Generator) -> np.ndarray:
     """Vertical bands with sharp borders, as neighbouring cooling zones leave; about -1 to 1, (1, SIDE)."""
     borders = np.sort(rng.uniform(0, SIDE, rng.integers(3, 8)))
     levels = np.append(rng.uniform(-1, 1, len(borders)), 0)
-    return levels[np.searchsorted(borders, _COLUMNS[:1])]
+    bands: np.ndarray = levels[np.searchsorted(borders, _COLUMNS[:1])]
+    return bands
 
 
 def _either(
@@ -221,7 +226,8 @@ def _draw_bundle(rng: np.random.Generator, lean: float) -> np.ndarray:
         width = _either(rng, 0.8, (0.8, 1.8), (2.5, 5))
         line = np.square(np.square((across - number * gap * rng.uniform(0.7, 1.3)) / width))
         bundle = np.maximum(bundle, np.exp(-line) * reach * rng.uniform(0.4 if number else 0.75, 1))
-    return np.clip(bundle * beads * dashes, 0, 1)
+    scratches: np.ndarray = np.clip(bundle * beads * dashes, 0, 1)
+    return scratches
 
 
 _DRAWERS: dict[str, Callable[[np.random.Generator], _Drawing]] = {

@@ -12,6 +12,7 @@ from metal_defects.data.splits import Assignment, Item
 from metal_defects.errors import DataError
 from metal_defects.records import Record
 
+Status = Literal["ok", "warn", "fail"]
 MAX_CLASS_RATIO = 1.5
 _SHOWN = 5
 
@@ -24,7 +25,7 @@ class Check(Record):
         message: one sentence.
     """
 
-    status: Literal["ok", "warn", "fail"]
+    status: Status
     message: str
 
 
@@ -126,7 +127,8 @@ def check_quarantine(rejected: Sequence[LeftOut], usable: int, max_share: float)
     """Are few enough of the files unusable?"""
     total = usable + len(rejected)
     share = len(rejected) / max(total, 1)
-    status, message = "ok", f"All {total} files are usable images."
+    status: Status = "ok"
+    message = f"All {total} files are usable images."
     if rejected:
         first = ", ".join(f"{item.path} ({item.reason})" for item in rejected[:_SHOWN])
         count = f"{len(rejected)} of {total} files ({share:.1%}) cannot be used"
@@ -196,7 +198,7 @@ def count_images(
     return counts
 
 
-def check_split(counts: Mapping[SplitName, Mapping[str, int]], assignment: Assignment) -> SplitCheck:
+def check_split(counts: dict[SplitName, dict[str, int]], assignment: Assignment) -> SplitCheck:
     """Where does the split come from?
 
     Args:
@@ -277,11 +279,11 @@ def check_minimum(counts: Mapping[SplitName, Mapping[str, int]], schema: SplitSc
 def check_balance(counts: Mapping[SplitName, Mapping[str, int]], classes: Sequence[str]) -> BalanceCheck:
     """Are the classes of like size?"""
     totals = {label: sum(counts[split][label] for split in SPLITS) for label in classes}
-    largest, smallest = max(totals, key=totals.get), min(totals, key=totals.get)
+    largest, smallest = max(totals, key=totals.__getitem__), min(totals, key=totals.__getitem__)
     ratio = round(totals[largest] / max(totals[smallest], 1), 2)
     message = (
         f"The largest class, '{largest}' ({totals[largest]}), is {ratio:g} times the smallest, "
         f"'{smallest}' ({totals[smallest]})."
     )
-    status = "warn" if ratio > MAX_CLASS_RATIO else "ok"
+    status: Status = "warn" if ratio > MAX_CLASS_RATIO else "ok"
     return BalanceCheck(status=status, message=message, ratio=ratio, counts=totals)

@@ -226,7 +226,7 @@ def _list_misjudged(
             picture=names.pictures[index],
             other_boxes=names.other_boxes[index],
         )
-        for index in np.flatnonzero(~right.all(axis=0))
+        for index in np.flatnonzero(~right.all(axis=0)).tolist()
     )
 
 

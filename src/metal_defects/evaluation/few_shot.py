@@ -28,7 +28,7 @@ def crop_view(image: np.ndarray, seed: tuple[int, ...]) -> np.ndarray:
     random, side = np.random.default_rng(seed), image.shape[0]
     part = max(1, round(side * random.uniform(LEAST_CROP, 1)))
     top, left = random.integers(side - part + 1, size=2)
-    crop = np.rot90(image[top : top + part, left : left + part], random.integers(4))[:: random.choice((-1, 1))]
+    crop = np.rot90(image[top : top + part, left : left + part], int(random.integers(4)))[:: random.choice((-1, 1))]
     levels = crop.astype(np.float32)
     contrast, brightness = np.exp(random.uniform(-0.3, 0.3)), random.uniform(-0.15, 0.15) * 255
     relit = to_pixels((levels - levels.mean()) * contrast + levels.mean() + brightness)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from metal_defects.artifacts import ANSWER, ANSWER_GRAPH
 from metal_defects.config import ModelEvaluationParams
 from metal_defects.evaluation.comparison import answer_with_all
 from metal_defects.evaluation.cross_validation import ComparedModel, CrossValidation, judge_folds
@@ -189,10 +190,10 @@ def export_graph(run: TunedRun, fitted: Fitted, folder: Path, clock: Clock) -> P
 
     The graph is made of the parts as they are stored, which rounds them: what is judged is what others can read.
     """
-    graph = folder / "answer.onnx"
+    graph = folder / ANSWER_GRAPH.file
     with clock.time("graph"):
-        fitted.parts.save(folder)
-        parts = AnswerParts.load(folder)
+        fitted.parts.save(folder / ANSWER.file)
+        parts = AnswerParts.load(folder / ANSWER.file)
         export_float32(build_answer_model(run.model, parts), parts.outputs, graph)
     return graph
 

@@ -121,8 +121,9 @@ def _summarise(
     right, accepted = answers["", 0]
     accuracy = {name: tuple(_share(answers[name, severity][0]) for severity in severities) for name in names}
     damaged = [answers[name, severity] for name in names for severity in severities]
-    passed = {} if accepted is None else _table(answers, names, severities, lambda _, accepted: accepted)
-    silent = {} if accepted is None else _table(answers, names, severities, lambda right, accepted: ~right & accepted)
+    judged = {cell: (right, accepted) for cell, (right, accepted) in answers.items() if accepted is not None}
+    passed = _table(judged, names, severities, lambda _, accepted: accepted) if judged else {}
+    silent = _table(judged, names, severities, lambda right, accepted: ~right & accepted) if judged else {}
     wrong = sum(int((~right).sum()) for right, _ in damaged)
     slipped = sum(int((~right & accepted).sum()) for right, accepted in damaged if accepted is not None)
     return Robustness(
@@ -145,7 +146,7 @@ def _summarise(
 
 
 def _table(
-    answers: Mapping[tuple[str, int], Answers],
+    answers: Mapping[tuple[str, int], tuple[np.ndarray, np.ndarray]],
     names: Sequence[str],
     severities: Sequence[int],
     choose: Callable[[np.ndarray, np.ndarray], np.ndarray],

@@ -16,7 +16,6 @@ from metal_defects.models.networks import pool_moments
 from metal_defects.models.results import Hyperparameters, ModelEntry, TunedCard
 from metal_defects.models.trainers import FrozenTrainer, make_trainer
 from metal_defects.models.training import (
-    HeadRecipe,
     MakeCallbacks,
     Training,
     class_weights,
@@ -161,7 +160,7 @@ def answer_out_of_fold(run: TunedRun, folds: int, repeats: int) -> OutOfFold:
         logits = _log(predict_images(run.model, load_snapshot(run.training.snapshots, "valid")))[None]
         return OutOfFold(run.valid.labels, logits, np.zeros(logits.shape[:2], np.int32))
     trainer, train = run.trainer, run.train
-    recipe = HeadRecipe(**run.values | {"taps": trainer.backbone.choose_taps(run.values["taps"])})
+    recipe = trainer.read_recipe(run.values)
     columns = trainer.bank.columns(recipe.taps)
 
     def fit(features: np.ndarray, labels: np.ndarray, _groups: np.ndarray, seed: int) -> Predict:
@@ -186,7 +185,7 @@ def list_columns(run: TunedRun) -> np.ndarray:
     """
     if run.trainer is None:
         raise ValueError(f"{run.title} has no head on a feature bank.")
-    return run.trainer.bank.columns(run.trainer.backbone.choose_taps(run.values["taps"]))
+    return run.trainer.bank.columns(run.trainer.read_recipe(run.values).taps)
 
 
 def measure_moments(run: TunedRun, taps: tuple[str, ...]) -> np.ndarray:

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from logging import INFO, WARNING
 from pathlib import Path
+from typing import Final
 
 from pydantic import ValidationError
 
+from metal_defects.artifacts import BUNDLE, TUNED_H5
 from metal_defects.config import ImageSchema
 from metal_defects.errors import BundleError, ConfigError
 from metal_defects.files import sha256_file
@@ -18,10 +20,8 @@ from metal_defects.log import logger
 from metal_defects.shipped import find_shipped
 
 CARD = "bundle.json"
-FORMAT = 1
+FORMAT: Final = 1
 ENV_BUNDLE = "METAL_DEFECTS_BUNDLE"
-EXPORTED = Path("09_model_export", "bundle")
-KERAS_FILE = Path("07_hyperparameter_tuning", "tuned_model.h5")
 SHIPPED = "bundles/neu"
 SYNTHETIC = "synthetic"
 
@@ -78,7 +78,7 @@ class Bundle:
             BundleError: the bundle does not lie in one, or it holds another model.
         """
         artifacts = self.folder.absolute().parents[1]
-        path = artifacts / KERAS_FILE
+        path = artifacts / TUNED_H5.name
         if not path.exists():
             raise BundleError(
                 "The keras runtime needs the run that made the bundle; run `python main.py` or use --runtime onnx. "
@@ -103,7 +103,7 @@ def find_bundle(artifacts: Path, named: Path | None = None) -> Path:
     Raises:
         BundleError: there is none.
     """
-    own, variable = artifacts / EXPORTED, os.environ.get(ENV_BUNDLE)
+    own, variable = artifacts / BUNDLE.name, os.environ.get(ENV_BUNDLE)
     if named is not None or variable:
         folder = (named or Path(variable or "")).expanduser()
         _say_once(f"Bundle: {folder} (named by {'--bundle' if named else ENV_BUNDLE})")

@@ -58,12 +58,8 @@ class Parity(Record):
     ok: bool
 
 
-class Variant(Record):
-    """A graph of the bundle.
-
-    Attributes:
-        fault: why it must not be served by default; None where nothing speaks against it.
-    """
+class Measured(Record):
+    """Accuracy and speed of a model file."""
 
     file: str
     sha256: str
@@ -71,6 +67,15 @@ class Variant(Record):
     valid_accuracy: Score
     test_accuracy: Score
     milliseconds_per_image: float
+
+
+class Variant(Measured):
+    """A graph of the bundle.
+
+    Attributes:
+        fault: why it must not be served by default; None where nothing speaks against it.
+    """
+
     parity: Parity
     fault: str | None
 

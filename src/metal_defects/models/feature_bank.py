@@ -97,7 +97,7 @@ def load_or_extract(
     if not (folder / "bank.json").exists():
         _extract(folder, snapshots, backbone, network, augmentation, identity)
     meta = read_json(folder / "bank.json")
-    features = {split: np.load(folder / f"{split}.npy", mmap_mode="r") for split in SPLITS}
+    features: dict[str, np.ndarray] = {split: np.load(folder / f"{split}.npy", mmap_mode="r") for split in SPLITS}
     return FeatureBank(features, {tap: slice(*ends) for tap, ends in meta["slices"].items()}, meta)
 
 
@@ -191,7 +191,7 @@ def _run_pass(
 
     def compute(batch: tuple[int, tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
         number, (images, _) = batch
-        if view:
+        if view and seed is not None:  # views always have one
             seeds = ((seed, view, number * BATCH + index) for index in range(len(images)))
             images = np.stack([augment(image, augmentation, one) for image, one in zip(images, seeds, strict=True)])
         return run(images)

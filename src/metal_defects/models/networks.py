@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from metal_defects.config import ModelBuilderParams
+from metal_defects.models.results import Value
 from metal_defects.models.specs import Backbone, ModelSpec, Network
 
 if TYPE_CHECKING:
@@ -143,12 +144,14 @@ def add_untrained_head(
     """One model from uint8 pixels to probabilities, under a head that has seen no features."""
     columns = feature_model.output_shape[-1]
     mean, variance = np.zeros(columns, np.float32), np.ones(columns, np.float32)
-    shape = {"hidden_units": builder.hidden_units, "dropout": builder.dropout, "l2": builder.l2}
-    return assemble(feature_model, build_head(mean, variance, classes, **shape), name)
+    head = build_head(
+        mean, variance, classes, hidden_units=builder.hidden_units, dropout=builder.dropout, l2=builder.l2
+    )
+    return assemble(feature_model, head, name)
 
 
 def build_from_scratch(
-    spec: ModelSpec, image_size: int, classes: int, builder: ModelBuilderParams, seed: int, **shape: int
+    spec: ModelSpec, image_size: int, classes: int, builder: ModelBuilderParams, seed: int, **shape: Value
 ) -> "keras.Model":
     """A classifier whose every weight is trained: a network of its own, or a backbone under a head.
 

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from metal_defects.config import ImageSchema
+from metal_defects.config import ImageSchema, Resize
 from metal_defects.data.manifest import DataCard
 from metal_defects.metrics import SplitMetrics
 from metal_defects.records import Record
@@ -151,7 +151,7 @@ class TunedCard(Record):
     weights: Weights
     classes: tuple[str, ...]
     image_size: int
-    resize: str
+    resize: Resize
     limits: ImageSchema
     hyperparameters: Hyperparameters
     sha256: str

@@ -20,15 +20,14 @@ if TYPE_CHECKING:
 Triple = tuple[float, float, float]
 KERAS_URL = "https://storage.googleapis.com/tensorflow/keras-applications"
 KERAS_SUFFIX = "weights_tf_dim_ordering_tf_kernels"
-_IMAGENET_MEAN = (0.485, 0.456, 0.406)
-_IMAGENET_STD = (0.229, 0.224, 0.225)
 # Input scaling x * scale + offset per RGB channel of grey levels 0..255, named as the publishers of the weights do.
 _TF: tuple[Triple, Triple] = ((1 / 127.5,) * 3, (-1.0,) * 3)
 _LITE: tuple[Triple, Triple] = ((1 / 128,) * 3, (-127 / 128,) * 3)
 _CAFFE: tuple[Triple, Triple] = ((1.0,) * 3, (-123.68, -116.779, -103.939))
+# 1 / (255 * std) and -mean / std, of ImageNet.
 _TORCH: tuple[Triple, Triple] = (
-    tuple(1 / (255 * std) for std in _IMAGENET_STD),
-    tuple(-mean / std for mean, std in zip(_IMAGENET_MEAN, _IMAGENET_STD, strict=True)),
+    (1 / (255 * 0.229), 1 / (255 * 0.224), 1 / (255 * 0.225)),
+    (-0.485 / 0.229, -0.456 / 0.224, -0.406 / 0.225),
 )
 
 

@@ -154,9 +154,13 @@ class FrozenTrainer:
         if self.views:
             space.Int("views", 0, self.views)
 
-    def fit(self, values: Hyperparameters, make_callbacks: MakeCallbacks, folder: Path, title: str) -> Fitted:
+    def read_recipe(self, values: Hyperparameters) -> HeadRecipe:
+        """The recipe that `values` and, where they are silent, the defaults stand for."""
         values = self.defaults() | values
-        recipe = HeadRecipe(**values | {"taps": self.backbone.choose_taps(values["taps"])})
+        return HeadRecipe.model_validate(values | {"taps": self.backbone.choose_taps(str(values["taps"]))})
+
+    def fit(self, values: Hyperparameters, make_callbacks: MakeCallbacks, folder: Path, title: str) -> Fitted:
+        recipe = self.read_recipe(values)
         data = (self.bank, self.labels, self.weights)
         head, history = fit_head(recipe, *data, make_callbacks, folder, title, self.training.seed)
         if self.fine_tuned:
@@ -213,10 +217,10 @@ class ScratchTrainer:
     def fit(self, values: Hyperparameters, make_callbacks: MakeCallbacks, folder: Path, title: str) -> Fitted:
         training, values = self.training, self.defaults() | values
         weights = _weigh_classes(training)
-        recipe = FromScratchParams(**{key: values.pop(key) for key in FromScratchParams.model_fields})
+        recipe = FromScratchParams.model_validate({key: values.pop(key) for key in FromScratchParams.model_fields})
         builder = training.builder.model_copy(update={key: values.pop(key) for key in ("dropout", "l2")})
-        shape = (self.spec, training.image_size, len(weights), builder, training.seed)
-        model = build_from_scratch(*shape, **values)
+        size, seed = training.image_size, training.seed
+        model = build_from_scratch(self.spec, size, len(weights), builder, seed, **values)
         history = fit_network(model, recipe, training, weights, make_callbacks, folder, title)
         return Fitted(
             history=history,

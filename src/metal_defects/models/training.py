@@ -14,6 +14,7 @@ from metal_defects.errors import UserError
 from metal_defects.log import progress_bar
 from metal_defects.models.feature_bank import FeatureBank
 from metal_defects.models.networks import build_head
+from metal_defects.records import Record
 
 if TYPE_CHECKING:
     import keras
@@ -46,8 +47,7 @@ class Training:
     banks: Path
 
 
-@dataclass(frozen=True)
-class HeadRecipe:
+class HeadRecipe(Record):
     """How a head is built and fitted.
 
     Attributes:

@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
+from metal_defects.artifacts import Artifact
 from metal_defects.config import Settings
-from metal_defects.pipeline.artifacts import Artifact
 from metal_defects.pipeline.digest import look_up
 from metal_defects.records import read_record, read_rows
 

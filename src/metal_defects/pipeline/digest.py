@@ -22,7 +22,7 @@ PACKAGE = "metal_defects"
 ROOT = Path(__file__).parents[1]
 LIBRARIES = ("tensorflow", "tensorflow-cpu", "keras", "numpy")
 # Modules that decide when and how something is told or read, never what a stage computes.
-WITHOUT_EFFECT = ("config", "errors", "log", "system", "pipeline")
+WITHOUT_EFFECT = ("artifacts", "config", "errors", "log", "system", "pipeline")
 CACHE = ".code.json"
 
 

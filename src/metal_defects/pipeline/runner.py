@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from metal_defects import __version__
+from metal_defects.artifacts import Artifact
 from metal_defects.config import Settings
 from metal_defects.errors import BusyError, UserError
 from metal_defects.files import read_json, sha256_file, sha256_json, write_json
 from metal_defects.log import logger
-from metal_defects.pipeline.artifacts import Artifact
 from metal_defects.pipeline.context import Stage, StageContext, Used
 from metal_defects.pipeline.digest import CACHE, CodeDigests, explain_difference, flatten_settings, library_versions
 

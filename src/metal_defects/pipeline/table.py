@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from metal_defects import artifacts as a
 from metal_defects.config import Settings
 from metal_defects.data.sources import find_source, source_fingerprint
-from metal_defects.pipeline import artifacts as a
 from metal_defects.pipeline.command import repeat_command
 from metal_defects.pipeline.context import Outside, Stage
 from metal_defects.pipeline.digest import ROOT, digest_files

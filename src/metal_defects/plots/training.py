@@ -78,7 +78,7 @@ def draw_confusion_matrix(
     )
     # More names than fit are thinned out evenly.
     shown = np.arange(0, size, -(-size // 150))
-    names = [shorten(class_names[index]) for index in shown]
+    names = [shorten(class_names[index]) for index in shown.tolist()]
     fontsize = 8.5 if annotated else 6 if size <= 80 else 5
     axes.set_xticks(shown + 0.5, names, rotation=35 if annotated else 90, ha="right" if annotated else "center")
     axes.set_yticks(shown + 0.5, names, rotation=0)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
 
 import numpy as np
 
@@ -39,6 +39,13 @@ class Tried(Protocol):
     def params(self) -> Mapping[str, Any]: ...
 
 
+class Finished(Tried, Protocol):
+    """A trial with a score."""
+
+    @property
+    def score(self) -> float: ...
+
+
 def draw_trials(trials: Sequence[Tried], target: Path, title: str = "Hyperparameter search") -> "Figure":
     """Score of every trial with the best so far, and the score against each hyperparameter that was varied.
 
@@ -50,7 +57,7 @@ def draw_trials(trials: Sequence[Tried], target: Path, title: str = "Hyperparame
     Raises:
         ValueError: no trial has a score.
     """
-    finished = [trial for trial in trials if trial.score is not None and np.isfinite(trial.score)]
+    finished = [trial for trial in trials if _has_score(trial)]
     if not finished:
         raise ValueError(f"A plot of trials needs one with a score. Got {len(trials)} trials without.")
     best = min(finished, key=lambda trial: trial.score)
@@ -74,13 +81,17 @@ def draw_trials(trials: Sequence[Tried], target: Path, title: str = "Hyperparame
     return figure
 
 
+def _has_score(trial: Tried) -> TypeGuard[Finished]:
+    return trial.score is not None and bool(np.isfinite(trial.score))
+
+
 def _varied(trials: Sequence[Tried]) -> list[str]:
     """Names of the hyperparameters with at least two values, in alphabetical order."""
     names = sorted({name for trial in trials for name in trial.params})
     return [name for name in names if len({_text(trial.params.get(name)) for trial in trials} - {"None"}) > 1]
 
 
-def _draw_search(axes: "Axes", trials: Sequence[Tried], finished: Sequence[Tried], best: Tried) -> None:
+def _draw_search(axes: "Axes", trials: Sequence[Tried], finished: Sequence[Finished], best: Finished) -> None:
     scores = [trial.score for trial in finished]
     numbers = [trial.number for trial in finished]
     axes.step(numbers, np.minimum.accumulate(scores), where="post", color=GREEN, linewidth=1.4, label="best so far")
@@ -108,7 +119,7 @@ def _draw_search(axes: "Axes", trials: Sequence[Tried], finished: Sequence[Tried
     axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
 
 
-def _draw_parameter(axes: "Axes", name: str, trials: Sequence[Tried], best: Tried) -> None:
+def _draw_parameter(axes: "Axes", name: str, trials: Sequence[Finished], best: Finished) -> None:
     tried = [trial for trial in trials if trial.params.get(name) is not None]
     values = [trial.params[name] for trial in tried]
     scores = [trial.score for trial in tried]

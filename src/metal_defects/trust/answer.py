@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from metal_defects.artifacts import ANSWER, TUNED_H5
 from metal_defects.files import atomic_path
 from metal_defects.models.networks import pool_moments
 from metal_defects.models.specs import BACKBONES, Network, find_spec
@@ -18,7 +19,6 @@ from metal_defects.trust.locator import Locator, locator_layers
 if TYPE_CHECKING:
     import keras
 
-PARTS_FILE = "answer.npz"
 OUTPUTS = ("probabilities", "distance", "heat_map")
 
 
@@ -42,19 +42,19 @@ class AnswerParts:
         present = (True, self.guard is not None, self.locator is not None)
         return tuple(name for name, there in zip(OUTPUTS, present, strict=True) if there)
 
-    def save(self, folder: Path) -> None:
+    def save(self, path: Path) -> None:
         """Write answer.npz."""
-        arrays = {"temperature": np.float64(self.temperature)}
+        arrays = {"temperature": np.array(self.temperature)}
         for name, part in (("guard", self.guard), ("locator", self.locator)):
             if part is not None:
                 arrays |= {f"{name}.{key}": value for key, value in part.to_arrays().items()}
-        with atomic_path(folder / PARTS_FILE) as partial, partial.open("wb") as stream:
+        with atomic_path(path) as partial, partial.open("wb") as stream:
             np.savez(stream, **arrays)
 
     @classmethod
-    def load(cls, folder: Path) -> "AnswerParts":
+    def load(cls, path: Path) -> "AnswerParts":
         """Read answer.npz."""
-        with np.load(folder / PARTS_FILE, allow_pickle=False) as stored:
+        with np.load(path, allow_pickle=False) as stored:
             arrays = dict(stored)
         parts = {
             name: {key.removeprefix(f"{name}."): value for key, value in arrays.items() if key.startswith(f"{name}.")}
@@ -105,8 +105,8 @@ def load_answer_model(artifacts: Path) -> "tuple[keras.Model, tuple[str, ...]]":
     """tuned_model.h5 with the parts of stage 08, as `build_answer_model` gives it, and the names of its outputs."""
     import keras
 
-    model = keras.models.load_model(artifacts / "07_hyperparameter_tuning" / "tuned_model.h5", compile=False)
-    parts = AnswerParts.load(artifacts / "08_model_evaluation")
+    model = keras.models.load_model(artifacts / TUNED_H5.name, compile=False)
+    parts = AnswerParts.load(artifacts / ANSWER.name)
     return build_answer_model(model, parts), parts.outputs
 
 

@@ -133,9 +133,20 @@ class Guard:
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "Guard":
         """A guard without its out-of-fold distances."""
         values = {name: np.asarray(arrays[name], np.float64) for name in _STORED}
-        numbers = {name: float(values.pop(name)) for name in ("scale", "acceptance")}
-        taps, channels = tuple(arrays["taps"].tolist()), tuple(arrays["channels"].tolist())
-        return cls(taps, channels, **values, **numbers, out_of_fold=np.empty(0))
+        return cls(
+            taps=tuple(arrays["taps"].tolist()),
+            channels=tuple(arrays["channels"].tolist()),
+            floor=values["floor"],
+            centre=values["centre"],
+            whitening=values["whitening"],
+            means=values["means"],
+            stiffness=values["stiffness"],
+            directions=values["directions"],
+            weights=values["weights"],
+            scale=float(values["scale"]),
+            acceptance=float(values["acceptance"]),
+            out_of_fold=np.empty(0),
+        )
 
 
 _STORED = ("floor", "centre", "whitening", "means", "stiffness", "directions", "weights", "scale", "acceptance")

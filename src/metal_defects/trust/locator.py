@@ -64,9 +64,15 @@ class Locator:
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "Locator":
         """The locator that `to_arrays` stored."""
         weights = tuple(arrays[name] for name in sorted(arrays) if name.startswith("weight_"))
-        taps, images = tuple(arrays["taps"].tolist()), int(arrays["images"])
-        thresholds = [float(arrays[name]) for name in ("threshold", "box_threshold")]
-        return cls(str(arrays["kind"]), taps, int(arrays["grid"]), weights, *thresholds, images)
+        return cls(
+            kind="boxes" if str(arrays["kind"]) == "boxes" else "labels",
+            taps=tuple(arrays["taps"].tolist()),
+            grid=int(arrays["grid"]),
+            weights=weights,
+            threshold=float(arrays["threshold"]),
+            box_threshold=float(arrays["box_threshold"]),
+            images=int(arrays["images"]),
+        )
 
 
 def fit_locator(
@@ -88,11 +94,11 @@ def fit_locator(
     """
     grid = choose_grid({tap: one.shape[1] for tap, one in features.items()}, image_size)
     boxed = np.flatnonzero([len(each) > 0 for each in boxes]) if boxes is not None else np.array([], int)
-    if len(boxed) >= FEWEST_BOXED:
-        targets = np.stack([cover_cells(boxes[index], 2 * grid) for index in boxed])
+    if boxes is not None and len(boxed) >= FEWEST_BOXED:
+        targets = np.stack([cover_cells(boxes[index], 2 * grid) for index in boxed.tolist()])
         model, weights = _train(features, boxed, targets, grid, OVERLAP_SHARE, seed)
         judged = boxed[np.linspace(0, len(boxed) - 1, min(MOST_JUDGED, len(boxed))).round().astype(int)]
-        heat_maps, known = _draw(model, features, judged), [boxes[index] for index in judged]
+        heat_maps, known = _draw(model, features, judged), [boxes[index] for index in judged.tolist()]
         thresholds = choose_threshold(heat_maps, known), choose_box_threshold(heat_maps, known)
         return Locator("boxes", tuple(features), grid, weights, *thresholds, len(boxed))
     if len(boxed):

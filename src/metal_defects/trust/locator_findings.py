@@ -29,7 +29,7 @@ def judge_locator(
     known = np.flatnonzero([len(boxes) > 0 for boxes in train])
     if not len(rows) or not len(known):
         return None
-    boxes, known_boxes = [held_out[row] for row in rows], [train[row] for row in known]
+    boxes, known_boxes = [held_out[row] for row in rows.tolist()], [train[row] for row in known.tolist()]
     cells = heat_maps.shape[1]
     centre_threshold = choose_threshold(draw_centre(len(known), cells), known_boxes)
     cam_threshold = choose_threshold(grad_cam[known], known_boxes)

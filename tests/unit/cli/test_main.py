@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from support import PROJECT
 
+from metal_defects.artifacts import Artifact
 from metal_defects.cli import main as cli
 from metal_defects.log import logger
-from metal_defects.pipeline.artifacts import Artifact
 from metal_defects.pipeline.context import Stage
 from metal_defects.pipeline.table import STAGES
 

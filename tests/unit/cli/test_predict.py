@@ -15,10 +15,10 @@ from support import PROJECT
 from support.toy_bundles import COLOURS, paint, save, write_bundle
 from typer.testing import CliRunner, Result
 
+from metal_defects.artifacts import BUNDLE
 from metal_defects.cli.main import app
 from metal_defects.cli.predict import find_images
 from metal_defects.errors import BundleError, UserError
-from metal_defects.inference.bundle import EXPORTED
 from metal_defects.log import logger
 
 Run = Callable[..., Result]
@@ -182,7 +182,7 @@ def test_own_run_on_drawn_images_is_no_default(
 ) -> None:
     del environment["METAL_DEFECTS_BUNDLE"]
     environment["METAL_DEFECTS__PATHS__ARTIFACTS"] = str(tmp_path)
-    own = write_bundle(tmp_path / EXPORTED, data={"kind": "synthetic", "notice": "Drawn images."})
+    own = write_bundle(tmp_path / BUNDLE.name, data={"kind": "synthetic", "notice": "Drawn images."})
     result = run(images / "red.png", "--json")
     assert "Scratches" in json.loads(result.stdout)["probabilities"]
     assert "Your own run was trained on the synthetic set" in result.stderr

@@ -13,13 +13,13 @@ from support import PROJECT
 from support.stages import leave, leave_rows, make_context
 from support.workshop import read_rows
 
+from metal_defects.artifacts import MANIFEST, SOURCE
 from metal_defects.components.c02_data_preprocessing import choose_targets, make_safe_name, run
 from metal_defects.config import Settings, load_settings
 from metal_defects.data.imaging import resize_image
 from metal_defects.data.manifest import ManifestRow, SourceCard
 from metal_defects.errors import DataError
 from metal_defects.files import sha256_file
-from metal_defects.pipeline.artifacts import MANIFEST, SOURCE
 from metal_defects.plots.data import MAX_CLASSES_SHOWN, ClassStatistics, describe, write_exploratory_plots
 
 PLOTS = {"class_counts.png", "sample_images.png", "intensity_histograms.png", "mean_images.png"}

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from metal_defects.components.c09_model_export import Measured, check_parity, find_fault
-from metal_defects.inference.card import Parity, VerdictRules
+from metal_defects.components.c09_model_export import check_parity, find_fault
+from metal_defects.inference.card import Measured, Parity, VerdictRules
 from metal_defects.metrics import Score
 
 EXPECTED = np.array([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.34, 0.33, 0.33]])

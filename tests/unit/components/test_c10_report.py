@@ -5,10 +5,10 @@ from pathlib import Path
 
 from support.findings import make_findings, write_findings
 
+from metal_defects.artifacts import EXPORT, REPORT
 from metal_defects.components import c10_report
 from metal_defects.config import Settings
 from metal_defects.files import write_json
-from metal_defects.pipeline.artifacts import EXPORT, REPORT
 from metal_defects.pipeline.context import StageContext
 from metal_defects.pipeline.table import STAGES
 from metal_defects.report.document import write_report

@@ -124,8 +124,8 @@ def test_each_step_takes_what_the_one_before_gave(
     assert outlook.comparison is None and outlook.ensemble is None, "there is one model alone"
     assert {"cross_validation", "guard", "locator", "robustness"} <= clock.seconds.keys()
     assert all(np.array_equal(*pair) for pair in zip(run.model.get_weights(), before, strict=True))
-    fitted.parts.save(tmp_path)
-    assert AnswerParts.load(tmp_path).outputs == ("probabilities", "distance", "heat_map")
+    fitted.parts.save(tmp_path / "answer.npz")
+    assert AnswerParts.load(tmp_path / "answer.npz").outputs == ("probabilities", "distance", "heat_map")
 
 
 def test_a_network_without_a_head_of_its_own_has_no_columns(open_run: Callable[[str], TunedRun]) -> None:

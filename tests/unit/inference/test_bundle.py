@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from support.toy_bundles import COLOURS, SIDE, write_bundle
 
+from metal_defects.artifacts import BUNDLE, TUNED_H5
 from metal_defects.errors import BundleError, ConfigError
-from metal_defects.inference.bundle import ENV_BUNDLE, EXPORTED, KERAS_FILE, find_bundle, load_bundle
+from metal_defects.inference.bundle import ENV_BUNDLE, find_bundle, load_bundle
 from metal_defects.inference.predictor import Predictor
 from metal_defects.log import logger
 
@@ -138,8 +139,8 @@ def test_keras_runtime_without_its_model_says_what_to_do(folder: Path) -> None:
 
 
 def test_keras_model_of_another_run_is_refused(folder: Path) -> None:
-    (folder.parents[1] / KERAS_FILE).parent.mkdir()
-    (folder.parents[1] / KERAS_FILE).write_bytes(b"another")
+    (folder.parents[1] / TUNED_H5.name).parent.mkdir()
+    (folder.parents[1] / TUNED_H5.name).write_bytes(b"another")
     with pytest.raises(BundleError, match="not made from this model"):
         load_bundle(folder).keras_artifacts()
 
@@ -157,7 +158,7 @@ class TestFindBundle:
         return shipped
 
     def test_own_run_goes_first(self, tmp_path: Path) -> None:
-        own = write_bundle(tmp_path / EXPORTED)
+        own = write_bundle(tmp_path / BUNDLE.name)
         assert find_bundle(tmp_path) == own
 
     def test_shipped_without_a_run(self, tmp_path: Path, shipped: Path) -> None:
@@ -166,7 +167,7 @@ class TestFindBundle:
     def test_own_run_on_drawn_images_is_passed_over_and_one_line_says_so(
         self, tmp_path: Path, shipped: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        own = write_bundle(tmp_path / EXPORTED, data=DRAWN)
+        own = write_bundle(tmp_path / BUNDLE.name, data=DRAWN)
         assert find_bundle(tmp_path) == find_bundle(tmp_path) == shipped
         [line] = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
         assert line == f"Your own run was trained on the synthetic set; name it with --bundle {own} to serve it."
@@ -175,7 +176,7 @@ class TestFindBundle:
     def test_a_synthetic_bundle_is_served_by_its_name_and_says_what_it_is(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, by_variable: bool
     ) -> None:
-        own = write_bundle(tmp_path / EXPORTED, data=DRAWN)
+        own = write_bundle(tmp_path / BUNDLE.name, data=DRAWN)
         if by_variable:
             monkeypatch.setenv(ENV_BUNDLE, str(own))
         assert find_bundle(tmp_path, None if by_variable else own) == own
@@ -184,16 +185,16 @@ class TestFindBundle:
     def test_name_goes_before_the_variable_and_both_before_the_run(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        write_bundle(tmp_path / EXPORTED)
+        write_bundle(tmp_path / BUNDLE.name)
         monkeypatch.setenv(ENV_BUNDLE, str(tmp_path / "mine"))
         assert find_bundle(tmp_path) == tmp_path / "mine"
         assert find_bundle(tmp_path, tmp_path / "named") == tmp_path / "named"
 
     @pytest.mark.parametrize("card", [None, "", "[]", '{"data": 3}'])
     def test_torn_own_bundle_is_not_passed_over(self, tmp_path: Path, card: str | None) -> None:
-        (tmp_path / EXPORTED).mkdir(parents=True)
+        (tmp_path / BUNDLE.name).mkdir(parents=True)
         if card is not None:
-            (tmp_path / EXPORTED / "bundle.json").write_text(card)
+            (tmp_path / BUNDLE.name / "bundle.json").write_text(card)
         with pytest.raises(BundleError):
             load_bundle(find_bundle(tmp_path))
 

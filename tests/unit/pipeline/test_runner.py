@@ -9,10 +9,10 @@ from types import SimpleNamespace
 import pytest
 from filelock import FileLock
 
+from metal_defects.artifacts import Artifact
 from metal_defects.config import Settings
 from metal_defects.errors import BusyError, UserError
 from metal_defects.files import read_json, write_json
-from metal_defects.pipeline.artifacts import Artifact
 from metal_defects.pipeline.context import ContractError, Outside, Stage
 from metal_defects.pipeline.runner import plan, read_history, require_current, run_stages
 
@@ -25,7 +25,7 @@ COMPONENTS = {
         "    (ctx.out / 'double.txt').write_text(n * 2)\n"
     ),
     "test_runner_artifacts": (
-        "from metal_defects.pipeline.artifacts import Artifact\n"
+        "from metal_defects.artifacts import Artifact\n"
         "NUMBER = Artifact('01_first', 'n.txt', 'a number')\n"
     ),
 }
@@ -176,7 +176,7 @@ def test_stage_is_refused_what_its_row_lacks(
     asks: str, column: str, name: str, toys: Path, make_settings: Callable[..., Settings]
 ) -> None:
     source = (
-        "from metal_defects.pipeline.artifacts import Artifact\n"
+        "from metal_defects.artifacts import Artifact\n"
         "from metal_defects.pipeline.context import Outside\n"
         f"def run(ctx):\n    {asks}\n"
     )

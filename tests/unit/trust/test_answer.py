@@ -51,8 +51,8 @@ def test_the_classifier_is_left_as_it_was(kind: str) -> None:
 
 
 def test_parts_come_back_from_their_file(tmp_path: Path) -> None:
-    AnswerParts(temperature=1.25).save(tmp_path)
-    parts = AnswerParts.load(tmp_path)
+    AnswerParts(temperature=1.25).save(tmp_path / "parts.npz")
+    parts = AnswerParts.load(tmp_path / "parts.npz")
     assert (parts.temperature, parts.guard, parts.locator) == (1.25, None, None)
     assert parts.outputs == ("probabilities",)
 

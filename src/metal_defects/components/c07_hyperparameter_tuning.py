@@ -99,7 +99,8 @@ def run(ctx: StageContext) -> None:
         trials=len(trials),
         valid_log_loss=LogLosses(base=base_loss, tuned=round(tuned_loss, 6)),
         seconds=round(time.monotonic() - start, 1),
-        **metrics,
+        valid=metrics["valid"],
+        test=metrics["test"],
     )
     write_record(ctx.out / TUNED_METRICS.file, result)
     write_record(ctx.out / TUNED_CARD.file, _make_card(ctx, result, images.classes))

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     import keras_tuner
 
 
-
 @dataclass(frozen=True)
 class Fitted:
     """A trained model.

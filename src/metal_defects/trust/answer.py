@@ -49,7 +49,7 @@ class AnswerParts:
             if part is not None:
                 arrays |= {f"{name}.{key}": value for key, value in part.to_arrays().items()}
         with atomic_path(path) as partial, partial.open("wb") as stream:
-            np.savez(stream, **arrays)
+            np.savez(stream, allow_pickle=False, **arrays)
 
     @classmethod
     def load(cls, path: Path) -> "AnswerParts":

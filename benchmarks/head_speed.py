@@ -128,9 +128,7 @@ def _fit_plainly(place: Workspace, trainer: FrozenTrainer, network: "keras.Model
     def prepare(image: "tf.Tensor", label: "tf.Tensor") -> "tuple[tf.Tensor, tf.Tensor, tf.Tensor]":
         return image, tf.one_hot(label, classes), tf.gather(weights, label)
 
-    train, valid = (
-        load_snapshot(place.snapshots, split).map(prepare).cache() for split in ("train", "valid")
-    )
+    train, valid = (load_snapshot(place.snapshots, split).map(prepare).cache() for split in ("train", "valid"))
     shuffled = train.shuffle(int(train.cardinality()), seed=trainer.training.seed)
     compile_classifier(network, values["learning_rate"], values["label_smoothing"])
     network.fit(

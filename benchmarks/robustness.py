@@ -81,9 +81,7 @@ def main(
             seed=place.training.seed,
         )
     clean = 100 * result.clean.accuracy.value
-    title = (
-        f"{trainer.backbone.title}, {trainer.views} views: right answers of {result.images} in %; clean {clean:.1f}"
-    )
+    title = f"{trainer.backbone.title}, {trainer.views} views: right answers of {result.images} in %; clean {clean:.1f}"
     table = make_table(title, "damage", "unit", "levels", *map(str, chosen))
     for name, cells in result.accuracy.items():
         levels = ", ".join(f"{level:g}" for level in result.levels[name])

@@ -355,9 +355,7 @@ def is_project(root: Path) -> bool:
     return any((root / file).exists() for file in FILES.values())
 
 
-def load_settings(
-    root: Path, overrides: Iterable[str] = (), environment: Mapping[str, str] = os.environ
-) -> Settings:
+def load_settings(root: Path, overrides: Iterable[str] = (), environment: Mapping[str, str] = os.environ) -> Settings:
     """Read, override and validate the three files; those that `root` does not hold are the shipped ones.
 
     Args:

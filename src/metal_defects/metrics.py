@@ -230,9 +230,7 @@ def _triples(values: np.ndarray, limits: np.ndarray) -> np.ndarray:
     return np.stack([values, np.minimum(limits[0], values), np.maximum(limits[1], values)], axis=1)
 
 
-def _macro(
-    values: np.ndarray, hits: np.ndarray, totals: np.ndarray, critical: float, are_f1: bool
-) -> Score:
+def _macro(values: np.ndarray, hits: np.ndarray, totals: np.ndarray, critical: float, are_f1: bool) -> Score:
     """Mean of the `values`, (C,), of proportions `hits` / `totals`, or of F1 scores with these as J; and its limits."""
     pseudo = critical**2 / (2 * len(values))
     share = (hits + pseudo) / (totals + 2 * pseudo)

@@ -235,6 +235,7 @@ def test_insecure_listens_and_warns(bundle: Path) -> None:
 @pytest.mark.slow
 def test_memory_stays_where_it_is(bundle: Path) -> None:
     with run_api(bundle, MALLOC_ARENA_MAX="2") as server, httpx.Client(base_url=server.address) as client:
+
         def send(count: int) -> None:
             for _ in range(count):
                 assert client.post("/v1/predict", content=RED, headers=PNG).status_code == 200

@@ -141,13 +141,13 @@ def test_disk_that_fills_up_in_every_stage(images: Path, mount: Callable[..., Pa
     disk = mount(f"size={size}")
     workshop = Workshop(disk, images).with_settings(f"paths.logs={disk.parent / 'logs'}")
     stopped_in = set()
-    for _ in range(40):
+    for _ in range(20):
         answer = workshop.run()
         if answer.returncode == 0:
             break
         assert_one_sentence(answer)
         stopped_in.add(max(path.name for path in workshop.artifacts.glob(".partial-*_*")))
-        size += max(4 * MEBIBYTE, size // 3)
+        size += max(6 * MEBIBYTE, size // 2)
         mount(f"size={size}")
     assert_complete(workshop)
     assert len(stopped_in) >= 3, stopped_in

@@ -87,9 +87,7 @@ class Workshop:
         start = ["-c", code] if code else ["main.py"]
         return [sys.executable, *start, *self.arguments(name, *more)]
 
-    def start(
-        self, name: str, *more: str, before: Preparation | None = None, measured: bool = False
-    ) -> WarmProcess:
+    def start(self, name: str, *more: str, before: Preparation | None = None, measured: bool = False) -> WarmProcess:
         """Begin a command; see `WarmProcess`."""
         return WarmProcess(self.arguments(name, *more), _environment(), before, measured)
 

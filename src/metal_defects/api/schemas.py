@@ -73,9 +73,7 @@ class ModelCard(Record):
     notice: str | None
     input: InputCard = Field(description="Accepted formats and sides.")
     limits: Limits
-    variants: dict[str, Variant] = Field(
-        description="Files, their parity with the trained model, accuracy and speed."
-    )
+    variants: dict[str, Variant] = Field(description="Files, their parity with the trained model, accuracy and speed.")
     default: str
     data: DataCard
     metrics: dict[str, SplitMetrics]

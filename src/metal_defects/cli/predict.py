@@ -179,9 +179,7 @@ def _choose_format(format_: Format | None, as_json: bool, output: Path | None) -
     return format_ or _FORMAT_OF.get(output.suffix.lower() if output else "", Format.TABLE)
 
 
-def _count(
-    answers: "Iterable[Outcome]", counts: Counter[str | None], verdicts: Counter[str]
-) -> "Iterator[Outcome]":
+def _count(answers: "Iterable[Outcome]", counts: Counter[str | None], verdicts: Counter[str]) -> "Iterator[Outcome]":
     """Pass answers on and count their labels, failures under None, and their verdicts."""
     from metal_defects.inference.answer import Prediction
 
@@ -226,9 +224,7 @@ def _make_table(answers: "Iterable[Outcome]") -> Table:
     return table
 
 
-def _show_summary(
-    counts: Counter[str | None], verdicts: Counter[str], seconds: float, output: Path | None
-) -> None:
+def _show_summary(counts: Counter[str | None], verdicts: Counter[str], seconds: float, output: Path | None) -> None:
     from metal_defects.inference.verdict import VERDICTS
 
     total, failed = counts.total(), counts[None]

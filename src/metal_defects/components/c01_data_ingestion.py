@@ -110,9 +110,7 @@ def _decode_all(image_set: ImageSet, limits: ImageSchema) -> tuple[list[DecodedI
     return images, [result for result in results if isinstance(result, LeftOut)]
 
 
-def _read_all_boxes(
-    image_set: ImageSet, images: Sequence[DecodedImage], classes: Classes
-) -> list[Boxes | None]:
+def _read_all_boxes(image_set: ImageSet, images: Sequence[DecodedImage], classes: Classes) -> list[Boxes | None]:
     """For each image what its annotation holds, None where it has none."""
     spellings = {normalise_name(name): name for name in image_set.classes}
     if classes != "auto":

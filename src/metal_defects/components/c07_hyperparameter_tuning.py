@@ -17,6 +17,7 @@ from metal_defects.artifacts import (
     LABELS,
     MODELS,
     PREPROCESSED,
+    SNAPSHOTS_FOLDER,
     SOURCE,
     TRIALS,
     TUNED_CARD,
@@ -27,12 +28,12 @@ from metal_defects.artifacts import (
 from metal_defects.components.c05_callbacks import build_callbacks, gather_training
 from metal_defects.config import HyperparameterTuningParams
 from metal_defects.data.manifest import ImageRow, SourceCard
-from metal_defects.data.snapshots import ClassLabels
+from metal_defects.data.snapshots import ClassLabels, load_snapshot
 from metal_defects.errors import UserError
 from metal_defects.evaluation.split_results import HELD_OUT, LabelledImages, write_split_results
 from metal_defects.files import sha256_file
 from metal_defects.log import logger, progress_bar
-from metal_defects.metrics import format_accuracy, image_losses
+from metal_defects.metrics import SplitMetrics, format_accuracy, image_losses
 from metal_defects.models.results import (
     BestBase,
     LogLosses,
@@ -43,6 +44,7 @@ from metal_defects.models.results import (
     TunedResult,
 )
 from metal_defects.models.trainers import Trainer, make_trainer
+from metal_defects.models.training import predict_images
 from metal_defects.pipeline.context import StageContext
 from metal_defects.plots.training import draw_learning_curves
 from metal_defects.plots.tuning import draw_trials
@@ -85,7 +87,7 @@ def run(ctx: StageContext) -> None:
     else:
         fitted.assemble().save(ctx.out / TUNED_H5.file, include_optimizer=False)
     hyperparameters = trainer.defaults() | ({} if keeps_base else winner.params)
-    metrics = _evaluate(ctx.out, trainer, hyperparameters, images, f"tuned {entry.full_title}")
+    metrics = _evaluate(ctx.out, ctx.path(SNAPSHOTS_FOLDER), images, f"tuned {entry.full_title}")
     if abs(metrics["valid"].log_loss - min(base_loss, tuned_loss)) > PARITY_TOLERANCE:
         saved_loss = metrics["valid"].log_loss
         raise RuntimeError(f"{TUNED_H5.file} scores {saved_loss} on validation, the trained model {tuned_loss}.")
@@ -97,7 +99,8 @@ def run(ctx: StageContext) -> None:
         trials=len(trials),
         valid_log_loss=LogLosses(base=base_loss, tuned=round(tuned_loss, 6)),
         seconds=round(time.monotonic() - start, 1),
-        **metrics,
+        valid=metrics["valid"],
+        test=metrics["test"],
     )
     write_record(ctx.out / TUNED_METRICS.file, result)
     write_record(ctx.out / TUNED_CARD.file, _make_card(ctx, result, images.classes))
@@ -243,16 +246,17 @@ def _write_trials(folder: Path, trials: Sequence[Trial]) -> None:
     draw_trials(trials, folder / "trials.png")
 
 
-def _evaluate(
-    folder: Path, trainer: Trainer, values: Mapping[str, Any], images: LabelledImages, title: str
-) -> dict[str, Any]:
-    """Metrics per split of the saved .h5 file, which gets a copy in Keras' own format. The test split is read here."""
+def _evaluate(folder: Path, snapshots: Path, images: LabelledImages, title: str) -> dict[str, SplitMetrics]:
+    """Metrics per split of the saved .h5 file on raw pixels, which gets a copy in Keras' own format.
+
+    This is what a user of the file gets; the test split is read here alone.
+    """
     import keras
 
     model = keras.models.load_model(folder / TUNED_H5.file, compile=False)
     model.save(folder / TUNED_KERAS.file)
     return {
-        split: write_split_results(folder, split, trainer.predict_saved(model, dict(values), split), images, title)
+        split: write_split_results(folder, split, predict_images(model, load_snapshot(snapshots, split)), images, title)
         for split in HELD_OUT
     }
 

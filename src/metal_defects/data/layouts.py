@@ -18,9 +18,7 @@ from metal_defects.config import DataSchema, SplitName, normalise_name
 from metal_defects.data.manifest import LeftOut
 from metal_defects.errors import DataError
 
-IMAGE_SUFFIXES = frozenset(
-    {".bmp", ".dib", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
-)
+IMAGE_SUFFIXES = frozenset({".bmp", ".dib", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 _DOCUMENT_SUFFIXES = frozenset(
     {".xml", ".txt", ".md", ".rst", ".csv", ".tsv", ".json", ".yaml", ".yml", ".html", ".pdf", ".db", ".ini", ".log"}
 )

@@ -94,9 +94,7 @@ def _bands(rng: np.random.Generator) -> np.ndarray:
     return bands
 
 
-def _either(
-    rng: np.random.Generator, chance: float, first: tuple[float, float], second: tuple[float, float]
-) -> float:
+def _either(rng: np.random.Generator, chance: float, first: tuple[float, float], second: tuple[float, float]) -> float:
     """A value of the first range with this chance, else of the second."""
     return rng.uniform(*(first if rng.random() < chance else second))
 

@@ -18,9 +18,7 @@ Result = TypeVar("Result")
 MOST_STEPS = 200
 
 
-def fit_many(
-    fit: Callable[[Job], Result], jobs: Sequence[Job], what: str, workers: int | None = None
-) -> list[Result]:
+def fit_many(fit: Callable[[Job], Result], jobs: Sequence[Job], what: str, workers: int | None = None) -> list[Result]:
     """Results of many small fits, a core for each.
 
     Args:
@@ -34,7 +32,6 @@ def fit_many(
     # Several threads on one small matrix product wait for one another ten times as long as they work.
     with threadpool_limits(1):
         return list(track(map_ordered(fit, jobs, workers), what, total=len(jobs)))
-
 
 
 def fit_convex_head(strength: float = 1.0) -> Fit:

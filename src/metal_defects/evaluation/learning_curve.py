@@ -100,6 +100,4 @@ def _interval(scores: list[float], tested: int) -> Score:
     mean, count = float(np.mean(scores)), len(scores)
     half = t.ppf(0.975, count - 1) * np.std(scores, ddof=1) * np.sqrt(1 / count + HELD_OUT / (1 - HELD_OUT))
     low, high = accuracy_interval(round(mean * tested), tested)
-    return Score(
-        value=mean, low=float(max(0.0, min(low, mean - half))), high=float(min(1.0, max(high, mean + half)))
-    )
+    return Score(value=mean, low=float(max(0.0, min(low, mean - half))), high=float(min(1.0, max(high, mean + half))))

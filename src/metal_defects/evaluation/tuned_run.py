@@ -146,9 +146,9 @@ def open_tuned_run(
 
 def read_images(snapshots: Path, *splits: str) -> np.ndarray:
     """Images of some splits, uint8 (images, side, side, 3)."""
-    return np.concatenate([
-        batch for split in splits for batch, _ in load_snapshot(snapshots, split).batch(64).as_numpy_iterator()
-    ])
+    return np.concatenate(
+        [batch for split in splits for batch, _ in load_snapshot(snapshots, split).batch(64).as_numpy_iterator()]
+    )
 
 
 def answer_out_of_fold(run: TunedRun, folds: int, repeats: int) -> OutOfFold:

@@ -74,9 +74,7 @@ def possible_classes(probabilities: np.ndarray, threshold: float) -> np.ndarray:
     return sets
 
 
-def decide(
-    probabilities: np.ndarray, distance: float | None, classes: Sequence[str], rules: VerdictRules
-) -> Verdict:
+def decide(probabilities: np.ndarray, distance: float | None, classes: Sequence[str], rules: VerdictRules) -> Verdict:
     """Apply the rules, the gravest first.
 
     Args:

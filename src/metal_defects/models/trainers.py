@@ -31,9 +31,6 @@ if TYPE_CHECKING:
     import keras
     import keras_tuner
 
-CHECKED_IMAGES = 16
-PARITY_TOLERANCE = 1e-3
-
 
 @dataclass(frozen=True)
 class Fitted:
@@ -81,9 +78,6 @@ class Trainer(Protocol):
 
     def fit(self, values: Hyperparameters, make_callbacks: MakeCallbacks, folder: Path, title: str) -> Fitted:
         """Train with `values`; checkpoints and logs go to `folder`."""
-
-    def predict_saved(self, model: "keras.Model", values: Hyperparameters, split: str) -> np.ndarray:
-        """Class probabilities of a split by a model that was trained with `values`, saved and loaded again."""
 
 
 def make_trainer(entry: ModelEntry, training: Training) -> Trainer:
@@ -176,22 +170,6 @@ class FrozenTrainer:
             assemble=lambda: self._assemble(head, recipe),
         )
 
-    def predict_saved(self, model: "keras.Model", values: Hyperparameters, split: str) -> np.ndarray:
-        """Its own head on the features of the bank, after a check on raw pixels that these are the model's own.
-
-        Raises:
-            RuntimeError: they are not.
-        """
-        dataset = load_snapshot(self.training.snapshots, split)
-        if self.fine_tuned:
-            return predict_images(model, dataset)
-        answers = self._predict(model.get_layer("head"), self.read_recipe(values).taps, split)
-        images, _ = next(iter(dataset.batch(CHECKED_IMAGES)))
-        error = np.abs(model(images, training=False).numpy() - answers[:CHECKED_IMAGES]).max()
-        if error > PARITY_TOLERANCE:
-            raise RuntimeError(f"The saved {self.backbone.title} differs from the trained one by {error:.1e}.")
-        return answers
-
     def _predict(self, head: "keras.Model", taps: tuple[str, ...], split: str) -> np.ndarray:
         return predict_probabilities(head, self.bank.clean(split, self.bank.columns(taps)))
 
@@ -248,9 +226,6 @@ class ScratchTrainer:
             predict=lambda split: predict_images(model, load_snapshot(training.snapshots, split)),
             assemble=lambda: model,
         )
-
-    def predict_saved(self, model: "keras.Model", values: Hyperparameters, split: str) -> np.ndarray:
-        return predict_images(model, load_snapshot(self.training.snapshots, split))
 
 
 def _declare_common(space: "keras_tuner.HyperParameters", params: HyperparameterTuningParams) -> None:

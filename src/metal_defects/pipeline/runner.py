@@ -100,8 +100,7 @@ def require_current(stages: Sequence[Stage], settings: Settings) -> None:
     for status in plan(stages, settings):
         if not status.hit:
             raise UserError(
-                f"Stage {status.stage.name} must run first ({status.cause}). "
-                f"Start there: --from {status.stage.number}."
+                f"Stage {status.stage.name} must run first ({status.cause}). Start there: --from {status.stage.number}."
             )
 
 

@@ -109,4 +109,3 @@ def _allocate(path: Path, shape: tuple[int, ...]) -> np.ndarray:
         with path.open("r+b") as file:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     return array
-

@@ -320,9 +320,7 @@ def test_metrics(app: FastAPI) -> None:
     assert "metal_defects_waiting_images 0.0" in text and "/random" not in text
 
 
-def test_a_new_endpoint_is_guarded_described_and_counted(
-    predictor: Predictor, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_new_endpoint_is_guarded_described_and_counted(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
     router = APIRouter()
 
     @router.get("/v1/new")

@@ -44,9 +44,7 @@ Command = Callable[..., Answer]
 
 
 @pytest.fixture
-def command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Iterator[Command]:
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Command]:
     """Runs the command line in this process, with every folder under `tmp_path`."""
     for variable in list(os.environ):
         if variable.startswith("METAL_DEFECTS_"):

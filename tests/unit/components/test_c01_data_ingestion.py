@@ -128,7 +128,9 @@ def test_given_split_with_copies_across_it(tmp_path: Path) -> None:
     ]
     split = read_check(out, "split")
     assert split["counts"] == {
-        "train": {"dent": 9, "weld": 9}, "valid": {"dent": 1, "weld": 1}, "test": {"dent": 3, "weld": 3}
+        "train": {"dent": 9, "weld": 9},
+        "valid": {"dent": 1, "weld": 1},
+        "test": {"dent": 3, "weld": 3},
     }
     assert split["status"] == "warn"
     assert any("became the TEST split" in note for note in split["notes"])
@@ -171,9 +173,7 @@ def test_unused_images_are_listed(tmp_path: Path) -> None:
 
 # --- boxes -----------------------------------------------------------------------------------
 
-OBJECT = (
-    "<object><name>{}</name><bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax></bndbox></object>"
-)
+OBJECT = "<object><name>{}</name><bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax></bndbox></object>"
 
 
 def dent(left: int, top: int, right: int, bottom: int) -> NamedBox:

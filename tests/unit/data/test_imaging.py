@@ -60,9 +60,7 @@ def test_path_and_bytes_agree_whatever_the_suffix(tmp_path: Path) -> None:
     assert np.array_equal(decode_image(path.read_bytes(), LIMITS), NOISE)
 
 
-@pytest.mark.parametrize(
-    ("high", "white"), [(200, 255), (900, 1023), (4000, 4095), (16000, 16383), (65535, 65535)]
-)
+@pytest.mark.parametrize(("high", "white"), [(200, 255), (900, 1023), (4000, 4095), (16000, 16383), (65535, 65535)])
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
 def test_deep_grey_is_scaled_by_the_depth_that_holds_its_largest_value(kind: str, high: int, white: int) -> None:
     deep = np.linspace(0, high, 48 * 64).reshape(48, 64).astype(np.uint16)

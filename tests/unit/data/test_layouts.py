@@ -112,8 +112,16 @@ def test_auto_spellings_of_one_class_are_one_class(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("a/Cr_1.bmp", "Cr"), ("rolled-in_scale_12.jpg", "rolled-in_scale"), ("PS (3).png", "PS"), ("img7.png", "img"),
-     ("type1_12.png", "type1"), ("3070.jpg", None), ("plain.png", None), ("2024-05-03.png", None)],
+    [
+        ("a/Cr_1.bmp", "Cr"),
+        ("rolled-in_scale_12.jpg", "rolled-in_scale"),
+        ("PS (3).png", "PS"),
+        ("img7.png", "img"),
+        ("type1_12.png", "type1"),
+        ("3070.jpg", None),
+        ("plain.png", None),
+        ("2024-05-03.png", None),
+    ],
 )
 def test_class_part_of_a_file_name(name: str, expected: str | None) -> None:
     assert name_of(name) == expected
@@ -122,8 +130,16 @@ def test_class_part_of_a_file_name(name: str, expected: str | None) -> None:
 def test_documents_and_hidden_files_are_ignored(tmp_path: Path) -> None:
     touch(tmp_path, *LAYOUTS["class"])
     touch(
-        tmp_path, "README.md", "Crazing/Thumbs.db", "Crazing/.DS_Store", "Crazing/notes.txt", "Crazing/labels.csv",
-        ".git/x.png", "__MACOSX/Crazing/1.png", "annotations/1.png", "LICENSE",
+        tmp_path,
+        "README.md",
+        "Crazing/Thumbs.db",
+        "Crazing/.DS_Store",
+        "Crazing/notes.txt",
+        "Crazing/labels.csv",
+        ".git/x.png",
+        "__MACOSX/Crazing/1.png",
+        "annotations/1.png",
+        "LICENSE",
     )
     found = read_image_set(tmp_path, SCHEMA)
     assert len(found.files) == 3

@@ -51,9 +51,7 @@ def grouped_items(draw: st.DrawFn) -> list[Item]:
     rng.shuffle(items)
     grouped, start = [], 0
     for size in draw(st.lists(st.integers(2, 3), max_size=6)):
-        grouped += [
-            Item(item.path, item.label, items[start].path) for item in items[start : start + size]
-        ]
+        grouped += [Item(item.path, item.label, items[start].path) for item in items[start : start + size]]
         start += size
     return grouped + items[start:]
 

@@ -10,9 +10,7 @@ from hypothesis.extra import numpy as hnp
 
 from metal_defects.inference.boxes import MOST_BOXES, Box, find_boxes, interpolation_matrix
 
-HEAT = hnp.arrays(
-    np.float32, st.tuples(st.integers(1, 12), st.integers(1, 12)), elements=st.floats(0, 1, width=32)
-)
+HEAT = hnp.arrays(np.float32, st.tuples(st.integers(1, 12), st.integers(1, 12)), elements=st.floats(0, 1, width=32))
 THRESHOLD = st.floats(0.05, 1)
 SLACK = 1e-4  # edges are rounded
 

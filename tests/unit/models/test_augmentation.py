@@ -192,9 +192,7 @@ def test_zoom_is_within_its_bound() -> None:
     assert 1.15 * 21 < max(sides) < 1.32 * 21
 
 
-@given(
-    side=sides, seed=seeds, rotation=st.floats(0, 45), shift=st.floats(0, 0.5), zoom=st.floats(0, 0.5)
-)
+@given(side=sides, seed=seeds, rotation=st.floats(0, 45), shift=st.floats(0, 0.5), zoom=st.floats(0, 0.5))
 @settings(deadline=None, max_examples=150)
 def test_no_view_shows_what_lies_outside_the_image(
     side: int, seed: tuple[int, int, int], rotation: float, shift: float, zoom: float

@@ -25,8 +25,7 @@ COMPONENTS = {
         "    (ctx.out / 'double.txt').write_text(n * 2)\n"
     ),
     "test_runner_artifacts": (
-        "from metal_defects.artifacts import Artifact\n"
-        "NUMBER = Artifact('01_first', 'n.txt', 'a number')\n"
+        "from metal_defects.artifacts import Artifact\nNUMBER = Artifact('01_first', 'n.txt', 'a number')\n"
     ),
 }
 NUMBER = Artifact("01_first", "n.txt", "a number")

@@ -69,8 +69,7 @@ def test_ece_against_the_textbook() -> None:
     edges = np.quantile(confidence, np.arange(1, 10) / 10)
     which = np.searchsorted(edges, confidence)
     gaps = [
-        (which == one).mean() * abs(confidence[which == one].mean() - correct[which == one].mean())
-        for one in range(10)
+        (which == one).mean() * abs(confidence[which == one].mean() - correct[which == one].mean()) for one in range(10)
     ]
     found = expected_calibration_error(probabilities, labels, bins=10)
     assert found.value == pytest.approx(sum(gaps), abs=1e-9)

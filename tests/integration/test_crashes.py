@@ -145,7 +145,9 @@ def test_second_process_is_refused_and_does_the_first_no_harm(copied: Workshop) 
     first = copied.start("run", "--only", "02", "--force")
     while first.poll() is None and not (copied.artifacts / ".partial-02_data_preprocessing").exists():
         time.sleep(0.005)
+    first.send_signal(signal.SIGSTOP)  # else it may be over before the second has begun
     assert_one_sentence(copied.run("run", "--force"), "Another run is using")
+    first.send_signal(signal.SIGCONT)
     out, err = first.communicate()
     assert first.returncode == 0, f"{out}\n{err}"
     assert_complete(copied)

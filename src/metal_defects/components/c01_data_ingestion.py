@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from metal_defects.artifacts import MANIFEST, QUARANTINE, SOURCE, VALIDATION
 from metal_defects.config import Classes, DataSchema, ImageSchema, normalise_name
 from metal_defects.data.annotations import Boxes, choose_annotation, read_boxes
 from metal_defects.data.duplicates import ImagePrint, find_matches, group_matches, take_print
@@ -88,10 +89,10 @@ def run(ctx: StageContext) -> None:
 
     rows = _describe_all(images, items, boxes, assignment)
     left_out = sorted((*rejected, *_explain_left_out(assignment)), key=lambda item: item.path)
-    write_rows(ctx.out / "manifest.csv", ManifestRow, rows)
-    write_rows(ctx.out / "quarantine.csv", LeftOut, left_out)
-    write_record(ctx.out / "source.json", _describe_source(source, image_set))
-    write_record(ctx.out / "validation_report.json", report)
+    write_rows(ctx.out / MANIFEST.file, ManifestRow, rows)
+    write_rows(ctx.out / QUARANTINE.file, LeftOut, left_out)
+    write_record(ctx.out / SOURCE.file, _describe_source(source, image_set))
+    write_record(ctx.out / VALIDATION.file, report)
 
 
 def _decode_all(image_set: ImageSet, limits: ImageSchema) -> tuple[list[DecodedImage], list[LeftOut]]:

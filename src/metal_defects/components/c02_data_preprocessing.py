@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from metal_defects.artifacts import MANIFEST, SOURCE
+from metal_defects.artifacts import DATA_PLOTS, IMAGES, MANIFEST, PREPROCESSOR, SOURCE
 from metal_defects.data.imaging import ImageError, Preprocessor
 from metal_defects.data.manifest import ImageRow, ManifestRow, SourceCard
 from metal_defects.errors import DataError
@@ -46,9 +46,9 @@ def run(ctx: StageContext) -> None:
     for (row, target), (digest, description) in zip(jobs, results, strict=True):
         written.append(ImageRow(path=target, label=row.label, split=row.split, sha256=digest, source=row.path))
         statistics[row.label].add(row.split, ctx.out / target, description)
-    write_rows(ctx.out / "images.csv", ImageRow, written)
-    _save_preprocessor(ctx.out / "pre_processor.joblib", preprocess)
-    write_exploratory_plots(ctx.out / "plots", statistics)
+    write_rows(ctx.out / IMAGES.file, ImageRow, written)
+    _save_preprocessor(ctx.out / PREPROCESSOR.file, preprocess)
+    write_exploratory_plots(ctx.out / DATA_PLOTS.file, statistics)
     logger.info("   %d images of %d classes, %d px", len(rows), len(statistics), image_size)
 
 

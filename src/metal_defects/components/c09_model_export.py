@@ -14,13 +14,16 @@ from metal_defects import __version__
 from metal_defects.artifacts import (
     ANSWER,
     ANSWER_GRAPH,
+    BUNDLE,
     DECISION,
     EVALUATION,
     MANIFEST,
+    PARITY,
     SNAPSHOTS_FOLDER,
     TUNED_CARD,
     TUNED_H5,
     TUNED_METRICS,
+    VARIANTS_PLOT,
 )
 from metal_defects.data.snapshots import load_labels, load_snapshot
 from metal_defects.evaluation.results import Decision, Evaluation
@@ -68,7 +71,7 @@ def run(ctx: StageContext) -> None:
     decision, evaluation = ctx.read(DECISION, Decision), ctx.read(EVALUATION, Evaluation)
     parts = AnswerParts.load(ctx.path(ANSWER))
     model = build_answer_model(keras.models.load_model(ctx.path(TUNED_H5), compile=False), parts)
-    snapshots, folder = ctx.path(SNAPSHOTS_FOLDER), ctx.out / "bundle"
+    snapshots, folder = ctx.path(SNAPSHOTS_FOLDER), ctx.out / BUNDLE.file
     calibration = _calibration_images(snapshots, params.calibration_images) if params.int8 else None
     graphs = _write_graphs(ctx.path(ANSWER_GRAPH), folder, calibration)
 
@@ -92,9 +95,9 @@ def run(ctx: StageContext) -> None:
     if fault := variants["float32"].fault:
         raise RuntimeError(f"The exported graph does not answer as tuned_model.h5 does: {fault}.")
     default = "int8" if "int8" in variants and not variants["int8"].fault else "float32"
-    _write_parity(ctx.out / "parity.csv", keras_row, variants, default)
+    _write_parity(ctx.out / PARITY.file, keras_row, variants, default)
     title = f"{card.model} ({card.weights})"
-    draw_variants(keras_row, variants, differences, TOLERANCES, ctx.out / "variants.png", title)
+    draw_variants(keras_row, variants, differences, TOLERANCES, ctx.out / VARIANTS_PLOT.file, title)
     bundle_card = _make_card(ctx, card, variants, default, decision, evaluation)
     write_record(folder / CARD, bundle_card)
     _log_variants(keras_row, variants, default)

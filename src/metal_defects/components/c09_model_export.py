@@ -11,20 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from metal_defects import __version__
-from metal_defects.artifacts import (
-    ANSWER,
-    ANSWER_GRAPH,
-    BUNDLE,
-    DECISION,
-    EVALUATION,
-    MANIFEST,
-    PARITY,
-    SNAPSHOTS_FOLDER,
-    TUNED_CARD,
-    TUNED_H5,
-    TUNED_METRICS,
-    VARIANTS_PLOT,
-)
+from metal_defects import artifacts as a
 from metal_defects.data.snapshots import load_labels, load_snapshot
 from metal_defects.evaluation.results import Decision, Evaluation
 from metal_defects.files import sha256_file
@@ -67,20 +54,20 @@ def run(ctx: StageContext) -> None:
     """Write bundle/ (the graphs and bundle.json), parity.csv and variants.png."""
     import keras
 
-    params, card = ctx.setting("model_export"), ctx.read(TUNED_CARD, TunedCard)
-    decision, evaluation = ctx.read(DECISION, Decision), ctx.read(EVALUATION, Evaluation)
-    parts = AnswerParts.load(ctx.path(ANSWER))
-    model = build_answer_model(keras.models.load_model(ctx.path(TUNED_H5), compile=False), parts)
-    snapshots, folder = ctx.path(SNAPSHOTS_FOLDER), ctx.out / BUNDLE.file
+    params, card = ctx.setting("model_export"), ctx.read(a.TUNED_CARD, TunedCard)
+    decision, evaluation = ctx.read(a.DECISION, Decision), ctx.read(a.EVALUATION, Evaluation)
+    parts = AnswerParts.load(ctx.path(a.ANSWER))
+    model = build_answer_model(keras.models.load_model(ctx.path(a.TUNED_H5), compile=False), parts)
+    snapshots, folder = ctx.path(a.SNAPSHOTS_FOLDER), ctx.out / a.BUNDLE.file
     calibration = _calibration_images(snapshots, params.calibration_images) if params.int8 else None
-    graphs = _write_graphs(ctx.path(ANSWER_GRAPH), folder, calibration)
+    graphs = _write_graphs(ctx.path(a.ANSWER_GRAPH), folder, calibration)
 
     images = {split: _load_images(snapshots, split) for split in SPLITS}
     labels = {split: load_labels(snapshots, split) for split in SPLITS}
     everything = np.concatenate(list(images.values()))
     expected = answer_in_batches(call_by_name(model, parts.outputs), everything)
     usual = _time_one(lambda pixels: {"all": model.predict(pixels, verbose=0)}, everything)
-    keras_row = _measure(ctx.path(TUNED_H5), usual, labels, expected["probabilities"], card.classes)
+    keras_row = _measure(ctx.path(a.TUNED_H5), usual, labels, expected["probabilities"], card.classes)
     variants: dict[str, Variant] = {}
     differences = {}
     for name, path in graphs.items():
@@ -95,9 +82,9 @@ def run(ctx: StageContext) -> None:
     if fault := variants["float32"].fault:
         raise RuntimeError(f"The exported graph does not answer as tuned_model.h5 does: {fault}.")
     default = "int8" if "int8" in variants and not variants["int8"].fault else "float32"
-    _write_parity(ctx.out / PARITY.file, keras_row, variants, default)
+    _write_parity(ctx.out / a.PARITY.file, keras_row, variants, default)
     title = f"{card.model} ({card.weights})"
-    draw_variants(keras_row, variants, differences, TOLERANCES, ctx.out / VARIANTS_PLOT.file, title)
+    draw_variants(keras_row, variants, differences, TOLERANCES, ctx.out / a.VARIANTS_PLOT.file, title)
     bundle_card = _make_card(ctx, card, variants, default, decision, evaluation)
     write_record(folder / CARD, bundle_card)
     _log_variants(keras_row, variants, default)
@@ -236,7 +223,7 @@ def _make_card(
     decision: Decision,
     evaluation: Evaluation,
 ) -> BundleCard:
-    metrics = ctx.read(TUNED_METRICS, TunedResult)
+    metrics = ctx.read(a.TUNED_METRICS, TunedResult)
     return BundleCard(
         format=FORMAT,
         name=card.model,
@@ -255,7 +242,7 @@ def _make_card(
             weights=card.weights,
             hyperparameters=card.hyperparameters,
             keras_sha256=card.sha256,
-            manifest_sha256=sha256_file(ctx.path(MANIFEST)),
+            manifest_sha256=sha256_file(ctx.path(a.MANIFEST)),
             versions=library_versions()
             | {name: version(name) for name in ("onnx", "onnxruntime", "tf2onnx", "pillow")},
         ),

@@ -166,6 +166,23 @@ def test_int8_keeps_the_labels(exported: Path) -> None:
     assert parity.labels_equal >= parity.images - 1
 
 
+def test_int8_is_calibrated_on_as_many_images_as_asked(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = []
+
+    def count(source: Path, target: Path, images: np.ndarray) -> None:
+        counts.append(len(images))
+        raise InterruptedError
+
+    monkeypatch.setattr(c09_model_export, "quantise", count)
+    for images in (8, 40):
+        other = configure(settings.config.paths.artifacts, f"model_export.calibration_images={images}")
+        with pytest.raises(InterruptedError):
+            c09_model_export.run(make_context("09", other, tmp_path / str(images)))
+    assert counts == [8, 40]
+
+
 def test_runtimes_agree_on_files(exported: Path) -> None:
     rng = np.random.default_rng(1)
     images = [draw(n % 3, rng) for n in range(12)]

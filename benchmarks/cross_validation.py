@@ -66,7 +66,7 @@ def main(
         trainer = make_trainer(entry, place.training)
         features = gather_features(place, trainer)
         bank_seconds = time.perf_counter() - start_bank
-        recipe = HeadRecipe(**trainer.defaults() | {"taps": trainer.backbone.choose_taps(taps)})
+        recipe = trainer.read_recipe({"taps": taps})
         repetitions = [_validate(place, trainer, features, recipe, folds, seed) for seed in chosen_seeds]
     title = f"{entry.title}, taps {taps}: {folds}-fold cross-validation"
     table = make_table(title, "seed", "errors", "accuracy (95 %)", "log loss", "seconds")

@@ -26,7 +26,7 @@ from metal_defects.evaluation.tuned_run import read_images
 from metal_defects.models.feature_bank import fastest_engine
 from metal_defects.models.networks import assemble, build_feature_model
 from metal_defects.models.trainers import make_trainer
-from metal_defects.models.training import HeadRecipe, fit_head
+from metal_defects.models.training import fit_head
 from metal_defects.pipeline.table import STAGES
 
 SEEN = ("gaussian_noise", "blur", "motion_blur", "bright", "dark", "low_contrast", "high_contrast", "rotation", "shift",
@@ -59,7 +59,7 @@ def main(
     begin = time.perf_counter()
     with workspace(STAGES[:4], use_data(data), SPLIT_80_20, *use_model(model), *overrides) as place:
         trainer = make_trainer(read_frozen_entry(place), place.training)
-        recipe = HeadRecipe(**trainer.defaults() | {"taps": trainer.backbone.default_taps})
+        recipe = trainer.read_recipe({})
         head, _ = fit_head(
             recipe,
             trainer.bank,

@@ -105,8 +105,7 @@ def score(place: Workspace, trainer: FrozenTrainer, others: Scores, seed: int) -
     bank = trainer.bank
     labels = {split: load_labels(place.snapshots, split) for split in SPLITS}
     groups = place.known.groups[: len(labels["train"])]
-    defaults = trainer.defaults()
-    recipe = HeadRecipe(**defaults | {"taps": trainer.backbone.choose_taps(defaults["taps"])})
+    recipe = trainer.read_recipe({})
     taps = choose_guard_taps(trainer.backbone.taps)
     columns, head_columns = bank.columns(taps), bank.columns(recipe.taps)
     channels = {tap: (bank.slices[tap].stop - bank.slices[tap].start) // 2 for tap in taps}

@@ -198,7 +198,7 @@ def make_bundle() -> BundleCard:
         created="2026-01-02T03:04:05+00:00",
         code_version="0",
         classes=CLASSES,
-        input=InputCard(image_size=20, resize="bilinear", limits=limits),
+        input=InputCard(image_size=64, resize="bilinear", limits=limits),
         default="float32",
         variants=variants,
         verdict_rules=None,

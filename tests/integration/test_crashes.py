@@ -150,6 +150,9 @@ def test_second_process_is_refused_and_does_the_first_no_harm(copied: Workshop) 
     first.send_signal(signal.SIGCONT)
     out, err = first.communicate()
     assert first.returncode == 0, f"{out}\n{err}"
+    assert f"{len(STAGES) - 1} of {len(STAGES)} stages up to date" in copied.run().stdout, (
+        "the report tells when each stage ran, and nothing else"
+    )
     assert_complete(copied)
 
 

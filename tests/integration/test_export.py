@@ -161,24 +161,26 @@ def test_parity_table_has_a_row_per_variant(exported: Path) -> None:
     assert (exported / "variants.png").stat().st_size > 5000
 
 
-def test_int8_is_calibrated_on_calibration_images(
-    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[np.ndarray] = []
-
-    def stop(_source: Path, _target: Path, images: np.ndarray) -> None:
-        seen.append(images)
-        raise InterruptedError
-
-    monkeypatch.setattr(c09_model_export, "quantise", stop)
-    with pytest.raises(InterruptedError):
-        c09_model_export.run(make_context("09", settings, tmp_path / "out"))
-    assert seen[0].shape == (40, SIDE, SIDE, 3)
-
-
 def test_int8_keeps_the_labels(exported: Path) -> None:
     parity = load_bundle(exported / "bundle").card.variants["int8"].parity
     assert parity.labels_equal >= parity.images - 1
+
+
+def test_int8_is_calibrated_on_as_many_images_as_asked(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = []
+
+    def count(source: Path, target: Path, images: np.ndarray) -> None:
+        counts.append(len(images))
+        raise InterruptedError
+
+    monkeypatch.setattr(c09_model_export, "quantise", count)
+    for images in (8, 40):
+        other = configure(settings.config.paths.artifacts, f"model_export.calibration_images={images}")
+        with pytest.raises(InterruptedError):
+            c09_model_export.run(make_context("09", other, tmp_path / str(images)))
+    assert counts == [8, 40]
 
 
 def test_runtimes_agree_on_files(exported: Path) -> None:

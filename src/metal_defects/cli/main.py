@@ -70,7 +70,10 @@ def main() -> None:
             raise
         _fail(INTERRUPTED, EXIT_INTERRUPTED)
     except OSError as error:
-        advice = DISK_ERRORS.get(error.errno or 0, f"{type(error).__name__}: {error.strerror or error}")
+        # Copying a folder gathers the errors of its files in one of its own, without a number.
+        is_full = error.errno is None and os.strerror(errno.ENOSPC) in str(error)
+        number = errno.ENOSPC if is_full else error.errno or 0
+        advice = DISK_ERRORS.get(number, f"{type(error).__name__}: {error.strerror or error}")
         _fail(f"{advice}. Got {error.filename or str(error).splitlines()[0]}.")
     except Exception as error:
         if isinstance(error.__cause__, KeyboardInterrupt):  # Python 3.11 wraps what interrupts the making of a class

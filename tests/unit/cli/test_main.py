@@ -218,6 +218,7 @@ def test_wrong_usage_is_exit_code_2_and_shows_the_way(arguments: tuple[str, ...]
         ("OSError(28, 'No space left on device', '/a/b')", 1, ["disk is full", "/a/b"]),
         ("OSError(30, 'Read-only file system', '/a/b')", 1, ["read-only", "/a/b"]),
         ("PermissionError(13, 'Permission denied', '/a/b')", 1, ["Permission denied", "/a/b"]),
+        ("OSError(\"[('a', 'b', '[Errno 28] No space left on device')]\")", 1, ["disk is full"]),
         ("OSError('no number at all')", 1, ["no number at all"]),
         ("MemoryError()", 1, ["MemoryError"]),
     ],

@@ -28,8 +28,9 @@ from metal_defects.inference.predictor import Predictor
 from metal_defects.inference.runtime import open_graph
 from metal_defects.metrics import SplitMetrics, classification_metrics
 from metal_defects.models.custom_cnn import build_custom_cnn
-from metal_defects.models.networks import assemble, build_backbone, build_feature_model, build_head, pool_moments
+from metal_defects.models.networks import assemble, build_backbone, build_feature_model, build_head
 from metal_defects.models.onnx_export import export_float32
+from metal_defects.models.pooling import pool_moments
 from metal_defects.models.results import LogLosses, TunedCard, TunedResult
 from metal_defects.models.specs import BACKBONES
 from metal_defects.trust.answer import AnswerParts, build_answer_model, open_model

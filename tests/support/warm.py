@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing import forkserver
 from pathlib import Path
+from types import ModuleType
 
 from support import PROJECT
 
@@ -57,7 +58,12 @@ class WarmProcess:
         steps = [*([_measure] if measured else []), *([before] if before else [])]
         self._process = _server.Process(target=_call, args=(list(arguments), dict(environment), self._streams, steps))
         _start_server()
-        self._process.start()
+        # The process would import what a test left behind as the main module.
+        main, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
+        try:
+            self._process.start()
+        finally:
+            sys.modules["__main__"] = main
 
     @property
     def returncode(self) -> int | None:

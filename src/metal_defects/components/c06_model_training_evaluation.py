@@ -20,9 +20,9 @@ from metal_defects.artifacts import (
     SOURCE,
 )
 from metal_defects.components.c05_callbacks import build_callbacks, gather_training
+from metal_defects.components.split_results import HELD_OUT, LabelledImages, write_split_results
 from metal_defects.data.manifest import DataCard, ImageRow, SourceCard
 from metal_defects.data.snapshots import ClassLabels
-from metal_defects.evaluation.split_results import HELD_OUT, LabelledImages, write_split_results
 from metal_defects.log import logger
 from metal_defects.metrics import format_accuracy, image_losses
 from metal_defects.models.results import BaseResult, BestBase, Leaderboard, ModelEntry, ModelList

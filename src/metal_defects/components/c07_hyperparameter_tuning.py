@@ -26,11 +26,11 @@ from metal_defects.artifacts import (
     TUNED_METRICS,
 )
 from metal_defects.components.c05_callbacks import build_callbacks, gather_training
+from metal_defects.components.split_results import HELD_OUT, LabelledImages, write_split_results
 from metal_defects.config import HyperparameterTuningParams
 from metal_defects.data.manifest import ImageRow, SourceCard
 from metal_defects.data.snapshots import ClassLabels, load_snapshot
 from metal_defects.errors import UserError
-from metal_defects.evaluation.split_results import HELD_OUT, LabelledImages, write_split_results
 from metal_defects.files import sha256_file
 from metal_defects.log import logger, progress_bar
 from metal_defects.metrics import SplitMetrics, format_accuracy, image_losses

@@ -12,7 +12,7 @@ from metal_defects.data.snapshots import load_snapshot
 from metal_defects.evaluation.cross_validation import ImageNames, OutOfFold, out_of_fold
 from metal_defects.evaluation.heads import Predict
 from metal_defects.models.feature_bank import BATCH, FeatureBank, fastest_engine
-from metal_defects.models.networks import pool_moments
+from metal_defects.models.pooling import pool_moments
 from metal_defects.models.results import Hyperparameters, ModelEntry, TunedCard
 from metal_defects.models.trainers import FrozenTrainer, make_trainer
 from metal_defects.models.training import (

@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+from metal_defects.models.pooling import pool_moments
+
 if TYPE_CHECKING:
     import keras
 
@@ -30,8 +32,6 @@ def build_custom_cnn(
     """
     import keras
     from keras import layers
-
-    from metal_defects.models.networks import pool_moments
 
     pixels = keras.Input((image_size, image_size, 3), dtype="uint8", name="pixels")
     x = layers.Rescaling(1 / 127.5, offset=-1, name="scaling")(pixels)

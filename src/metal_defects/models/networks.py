@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from metal_defects.config import ModelBuilderParams
+from metal_defects.models.pooling import pool_moments
 from metal_defects.models.results import Value
 from metal_defects.models.specs import Backbone, ModelSpec, Network
 
@@ -65,21 +66,6 @@ def build_feature_model(
     pooled = [moments for tap, feature_map in named_maps for moments in pool_moments(feature_map, tap)]
     features = layers.Concatenate(name="features")(pooled) if len(pooled) > 1 else pooled[0]
     return keras.Model(pixels, features, name=f"{backbone.name}_features")
-
-
-def pool_moments(feature_map: "keras.KerasTensor", name: str) -> "tuple[keras.KerasTensor, keras.KerasTensor]":
-    """Mean and variance of every channel, Var[x] = E[x²] − E[x]², from layers that any Keras can load.
-
-    Input shape: (batch, height, width, channels).
-    Output shape: twice (batch, channels).
-    """
-    from keras import layers
-
-    mean = layers.GlobalAveragePooling2D(name=f"{name}_mean")(feature_map)
-    squares = layers.Multiply(name=f"{name}_squares")([feature_map, feature_map])
-    mean_of_squares = layers.GlobalAveragePooling2D(name=f"{name}_mean_of_squares")(squares)
-    square_of_mean = layers.Multiply(name=f"{name}_square_of_mean")([mean, mean])
-    return mean, layers.Subtract(name=f"{name}_variance")([mean_of_squares, square_of_mean])
 
 
 def tap_slices(feature_model: "keras.Model", backbone: Backbone, taps: Sequence[str]) -> dict[str, slice]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from metal_defects.artifacts import ANSWER, TUNED_H5
 from metal_defects.files import atomic_path
-from metal_defects.models.networks import pool_moments
+from metal_defects.models.pooling import pool_moments
 from metal_defects.models.specs import BACKBONES, Network, find_spec
 from metal_defects.system import map_ordered
 from metal_defects.trust.guard import Guard

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from metal_defects.components.split_results import LabelledImages, write_split_results
 from metal_defects.data.manifest import ImageRow
-from metal_defects.evaluation.split_results import LabelledImages, write_split_results
 from metal_defects.metrics import SplitMetrics
 from metal_defects.records import read_record
 

@@ -12,7 +12,7 @@ import typer
 from PIL import Image
 from support.browser import Browser, run_app
 
-from metal_defects.artifacts import REPORT_PAGE
+from metal_defects.artifacts import BUNDLE, REPORT_PAGE
 from metal_defects.config import load_settings
 from metal_defects.errors import UserError
 from metal_defects.files import atomic_path
@@ -27,19 +27,23 @@ def main(
     artifacts: Annotated[
         Path | None, typer.Option("--artifacts", metavar="DIR", help="Of a finished run; else those of config.yaml.")
     ] = None,
+    drawn: Annotated[
+        Path | None, typer.Option("--drawn", metavar="DIR", help="Of a run on the synthetic set; else the same.")
+    ] = None,
 ) -> None:
     """Write docs/images/app.webp and docs/images/report.webp.
 
-    The app shows its built-in drawings, answered by the shipped model; the report is that of a finished run. Needs
-    chromium and chromedriver.
+    The app shows its built-in drawings, answered by the model of a run on such drawings; the report is that of a
+    finished run. Needs chromium and chromedriver.
     """
-    report = (artifacts or load_settings(PROJECT).config.paths.artifacts).absolute() / REPORT_PAGE.name
+    artifacts = (artifacts or load_settings(PROJECT).config.paths.artifacts).absolute()
+    report = artifacts / REPORT_PAGE.name
     if not report.exists():
         raise UserError(f"The picture of the report needs a finished run: `python main.py run`. Got {report}.")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         with (
-            run_app(PROJECT / "bundles" / "neu", folder) as address,
+            run_app((drawn or artifacts).absolute() / BUNDLE.name, folder) as address,
             Browser(folder / "browser", WIDTH, HEIGHT) as browser,
         ):
             browser.open(address)

@@ -108,6 +108,10 @@ class Browser:
             time.sleep(0.05)
         raise AssertionError(f"No {suffix} was downloaded. Got {list(self.downloads.iterdir())} instead.")
 
+    def capture(self, path: Path) -> None:
+        """PNG of what the window shows of any page."""
+        self._driver.save_screenshot(str(path))
+
     def screenshot(self, path: Path) -> None:
         """PNG of the whole page, as long as it is."""
         self.wait_until(_AT_REST)
@@ -115,7 +119,7 @@ class Browser:
         full = self.run("return document.querySelector('[data-testid=stMain]').scrollHeight")
         self.resize(width, max(height, min(full + 20, 4000)))
         time.sleep(0.7)  # the table draws itself on a canvas in its own time
-        self._driver.save_screenshot(str(path))
+        self.capture(path)
         self.resize(width, height)
 
 

@@ -2,14 +2,17 @@
 
 import csv
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, TextIO
 
+import numpy as np
 from pydantic import ConfigDict, Field
 from pydantic.config import JsonDict
 
 from metal_defects.config import Share
-from metal_defects.inference.boxes import Box
+from metal_defects.inference.boxes import Box, find_boxes
+from metal_defects.inference.card import BundleCard
+from metal_defects.inference.verdict import decide
 from metal_defects.records import Record
 
 # Examples, for the API's description.
@@ -97,6 +100,29 @@ class Failure(Record):
 
 
 Outcome = Prediction | Failure
+
+
+def judge_outputs(outputs: Mapping[str, np.ndarray], card: BundleCard) -> dict[str, Any]:
+    """The fields of an answer that rest on the evaluation: verdict, distance, possible classes, boxes.
+
+    Args:
+        outputs: of the graph for one image, by name.
+        card: of the bundle; says what the model was evaluated for.
+    """
+    found: dict[str, Any] = {}
+    if card.verdict_rules:
+        distance = float(outputs["distance"][0]) if "distance" in outputs else None
+        verdict = decide(outputs["probabilities"][0], distance, card.classes, card.verdict_rules)
+        found = {
+            "verdict": verdict.verdict,
+            "reason": verdict.reason,
+            "distance": None if distance is None else round(distance, 4),
+            "prediction_set": verdict.prediction_set,
+        }
+    # A map that learned from labels alone shows the place, not the extent.
+    if card.locator and card.locator.kind == "boxes":
+        found["boxes"] = find_boxes(outputs["heat_map"][0], card.locator.box_threshold)
+    return found
 
 
 def write_csv(

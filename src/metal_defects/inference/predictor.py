@@ -4,18 +4,15 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from metal_defects.data.imaging import ImageError, Preprocessor
 from metal_defects.errors import BundleError
-from metal_defects.inference.answer import Failure, Outcome, Prediction
-from metal_defects.inference.boxes import find_boxes
+from metal_defects.inference.answer import Failure, Outcome, Prediction, judge_outputs
 from metal_defects.inference.bundle import Bundle, load_bundle
 from metal_defects.inference.runtime import Infer, open_graph
-from metal_defects.inference.verdict import decide
 from metal_defects.log import logger
 from metal_defects.system import count_cores, map_ordered
 
@@ -111,7 +108,7 @@ class Predictor:
         classes, shares = self.bundle.classes, outputs["probabilities"][0]
         rounded = [round(share, 6) for share in shares.tolist()]
         best = int(shares.argmax())
-        trust = self._judge(outputs)
+        trust = judge_outputs(outputs, self.bundle.card)
         # Unchecked: the graph of a damaged model may answer NaN, which its verdict speaks about and no range admits.
         prediction = Prediction.model_construct(
             name=name or _name_of(source),
@@ -122,24 +119,6 @@ class Predictor:
             **trust,
         )
         return prediction, outputs
-
-    def _judge(self, outputs: dict[str, np.ndarray]) -> dict[str, Any]:
-        """The fields of the answer that rest on the evaluation: verdict, distance, possible classes, boxes."""
-        card = self.bundle.card
-        found: dict[str, Any] = {}
-        if card.verdict_rules:
-            distance = float(outputs["distance"][0]) if "distance" in outputs else None
-            verdict = decide(outputs["probabilities"][0], distance, self.bundle.classes, card.verdict_rules)
-            found = {
-                "verdict": verdict.verdict,
-                "reason": verdict.reason,
-                "distance": None if distance is None else round(distance, 4),
-                "prediction_set": verdict.prediction_set,
-            }
-        # A map that learned from labels alone shows the place, not the extent.
-        if card.locator and card.locator.kind == "boxes":
-            found["boxes"] = find_boxes(outputs["heat_map"][0], card.locator.box_threshold)
-        return found
 
 
 def _name_of(source: Input) -> str | None:

@@ -10,7 +10,6 @@ from metal_defects.system import count_cores
 
 # From uint8 (N, side, side, 3) to the outputs by name, each with N rows.
 Infer = Callable[[np.ndarray], dict[str, np.ndarray]]
-OUTPUTS = ("probabilities", "distance", "heat_map")
 
 
 def open_graph(path: Path, threads: int | None = None) -> Infer:
@@ -33,9 +32,9 @@ def open_graph(path: Path, threads: int | None = None) -> Infer:
     except Exception as error:  # the runtime's own exceptions share no base class
         raise BundleError(f"ONNX Runtime cannot read the graph; export it again. Got {path}: {error}") from error
 
-    known = [output.name for output in session.get_outputs() if output.name in OUTPUTS]
+    names = [output.name for output in session.get_outputs()]
 
     def infer(pixels: np.ndarray) -> dict[str, np.ndarray]:
-        return dict(zip(known, session.run(known, {"pixels": pixels}), strict=True))
+        return dict(zip(names, session.run(names, {"pixels": pixels}), strict=True))
 
     return infer

@@ -15,7 +15,6 @@ from support.workshop import IMAGES_PER_CLASS, TRIALS, WIDER, Workshop, assert_s
 from metal_defects.data.synthetic import write_synthetic_set
 from metal_defects.pipeline.table import STAGES
 
-
 # What stands on a whole run of the pipeline, or on an export.
 LONG = {"finished", "rebuilt", "mended", "exported"}
 

@@ -26,7 +26,13 @@ Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Range = Annotated[tuple[float, float], Field(description="low and high")]
 Resize = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+# Of networks that are trained step by step, where nothing else is asked for.
+USUAL_L2 = 1e-4
 Classes = Literal["auto"] | dict[str, tuple[str, ...]]
+ViewKind = Literal["damage", "mild"]
+Views = Literal["none", "mild", "damage", "all"]
+Pooling = Literal["moments", "moments+extremes"]
+Taps = Literal["default", "early", "deep", "all"]
 
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -158,7 +164,12 @@ class ModelBuilderParams(_Frozen):
     on_missing_weights: Literal["random", "skip", "error"]
     hidden_units: Annotated[int, Field(ge=0, le=4096)]
     dropout: Annotated[float, Field(ge=0, lt=1)]
-    l2: Annotated[float, Field(ge=0, le=1)]
+    l2: Literal["auto"] | Annotated[float, Field(gt=0, le=1)]
+
+    @property
+    def trained_l2(self) -> float:
+        """Penalty on the kernels of a network or a hidden layer that is trained step by step."""
+        return USUAL_L2 if self.l2 == "auto" else self.l2
 
     @model_validator(mode="after")
     def _no_model_twice(self) -> "ModelBuilderParams":
@@ -220,7 +231,7 @@ class TrainingParams(_Frozen):
     learning_rate: Annotated[float, Field(gt=0, le=1)]
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
     class_weights: Literal["balanced", "none"]
-    views: Annotated[int, Field(ge=0, le=20)]
+    views: Annotated[tuple[ViewKind, ...], Field(max_length=20)]
     views_max_gmacs: Positive
     augmentation: AugmentationParams
     from_scratch: FromScratchParams
@@ -231,12 +242,14 @@ class TrainingParams(_Frozen):
 
 
 class HyperparameterTuningParams(_Frozen):
-    algorithm: Literal["bayesian", "hyperband"]
     max_trials: Annotated[int, Field(ge=1, le=1000)]
-    epochs: Count
+    budget_seconds: Positive
+    algorithm: Literal["bayesian", "hyperband"]
     from_scratch_max_trials: Annotated[int, Field(ge=1, le=1000)]
     from_scratch_epochs: Count
-    taps: Annotated[tuple[Literal["default", "deep", "all"], ...], Field(min_length=1)]
+    taps: Annotated[tuple[Taps, ...], Field(min_length=1)]
+    pooling: Annotated[tuple[Pooling, ...], Field(min_length=1)]
+    views: Annotated[tuple[Views, ...], Field(min_length=1)]
     hidden_units: Annotated[tuple[Annotated[int, Field(ge=0, le=4096)], ...], Field(min_length=1)]
     dropout: Range
     l2: Range

@@ -20,9 +20,9 @@ from metal_defects.evaluation.significance import compare_models
 from metal_defects.evaluation.tuned_run import (
     TunedRun,
     answer_out_of_fold,
-    list_columns,
     measure_moments,
     read_images,
+    read_recipe,
 )
 from metal_defects.evaluation.verdicts import count_verdicts, give_verdicts
 from metal_defects.inference.card import VerdictRules
@@ -265,7 +265,7 @@ def look_further(run: TunedRun, models: ModelList, folds: int, clock: Clock) -> 
         return Outlook()
     train = run.train
     with clock.time("learning_curve"):
-        features = run.trainer.bank.features["train"][:, :, list_columns(run)]
+        features = run.trainer.examples(read_recipe(run)).features
         curve = measure_learning_curve(features, train.labels, train.groups, seed=run.training.seed)
     frozen = [entry for entry in models.models if entry.is_frozen]
     if len(frozen) == 1:

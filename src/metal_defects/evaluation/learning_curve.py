@@ -32,7 +32,11 @@ class CurvePoint(Record):
 
 
 def measure_learning_curve(
-    features: np.ndarray, labels: np.ndarray, groups: np.ndarray, sizes: tuple[int, ...] = SIZES, seed: int = 0
+    features: np.ndarray,
+    labels: np.ndarray,
+    groups: np.ndarray,
+    sizes: tuple[int, ...] = SIZES,
+    seed: int = 0,
 ) -> tuple[CurvePoint, ...]:
     """Train on ever more images per class and judge images that were held out.
 

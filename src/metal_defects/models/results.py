@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from metal_defects.config import ImageSchema, Resize
+from metal_defects.config import ImageSchema, Resize, ViewKind
 from metal_defects.data.manifest import DataCard
 from metal_defects.metrics import SplitMetrics
 from metal_defects.records import Record
@@ -65,7 +65,7 @@ class BaseResult(Record):
     weights: Weights
     gmacs: float
     parameters: int
-    views: int
+    views: tuple[ViewKind, ...]
     fine_tuned: bool
     engine: str
     milliseconds_per_image: float | None
@@ -101,13 +101,26 @@ class Trial(Record):
     """One set of hyperparameters that was tried.
 
     Attributes:
-        score: log loss on the validation images; None where the trial failed.
+        score: log loss of the images that judged it, in nats; None where the trial failed.
+        accuracy: on these images.
+        images: how many they were.
+        first_look: whether it only decided who is compared.
+        damaged_accuracy: on a damaged view of each; None where there is none.
+        gmacs: 10^9 multiply-adds that an image costs with it; None where it is that of the model.
+        behind, behind_error: how much higher its loss is than the lowest, and the standard error of that, both of the
+            same images; None of a first look.
     """
 
     number: int
     status: str
     score: float | None
-    val_accuracy: float | None
+    accuracy: float | None
+    images: int | None
+    first_look: bool = False
+    damaged_accuracy: float | None = None
+    gmacs: float | None = None
+    behind: float | None = None
+    behind_error: float | None = None
     seconds: float | None
     epochs: float | None
     params: Hyperparameters
@@ -131,7 +144,8 @@ class TunedResult(Record):
     weights: Weights
     base_model_kept: bool
     hyperparameters: Hyperparameters
-    trials: int
+    trials: tuple[Trial, ...]
+    reason: str
     valid_log_loss: LogLosses
     seconds: float
     valid: SplitMetrics

@@ -69,8 +69,13 @@ class Backbone(ModelSpec):
     bgr: bool = False
 
     def choose_taps(self, choice: str) -> tuple[str, ...]:
-        """Layer names for "default", "deep" (the last layer, as in common practice) or "all"."""
-        return {"default": self.default_taps, "deep": self.taps[-1:], "all": self.taps}[choice]
+        """Layer names of a choice.
+
+        "default"; "early" without the last of these, which saves all the layers behind; "deep", the last layer alone,
+        as in common practice; "all".
+        """
+        early = self.default_taps[:-1] or self.default_taps
+        return {"default": self.default_taps, "early": early, "deep": self.taps[-1:], "all": self.taps}[choice]
 
 
 @dataclass(frozen=True, kw_only=True)

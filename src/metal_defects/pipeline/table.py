@@ -100,7 +100,17 @@ STAGES = (
             "data_preprocessing",
             "image",
         ),
-        reads=(a.SOURCE, a.IMAGES, a.PREPROCESSED, a.LABELS, a.SNAPSHOTS_FOLDER, a.MODELS, a.BEST, a.BASE_MODELS),
+        reads=(
+            a.MANIFEST,
+            a.SOURCE,
+            a.IMAGES,
+            a.PREPROCESSED,
+            a.LABELS,
+            a.SNAPSHOTS_FOLDER,
+            a.MODELS,
+            a.BEST,
+            a.BASE_MODELS,
+        ),
         writes=(a.TUNED_H5, a.TUNED_KERAS, a.TUNED_CARD, a.TUNED_METRICS, a.TRIALS, a.TUNING_PLOTS, a.PREDICTIONS),
     ),
     Stage(

@@ -136,6 +136,41 @@ def draw_learning_curves(
     return figure
 
 
+def draw_penalty_path(history: Mapping[str, Sequence[float]], target: Path, title: str) -> "Figure":
+    """Log loss on the validation images against the penalty of a head that was solved, the best one marked.
+
+    Args:
+        history: "l2" and "val_loss", a value per penalty.
+        target: file to write.
+        title: above the plot.
+    """
+    penalties, losses = history["l2"], history["val_loss"]
+    best = int(np.argmin(losses))
+    figure = new_figure(4.6, 3.1)
+    axes = figure.subplots()
+    axes.plot(penalties, losses, color=ORANGE, marker="o", markersize=3, linewidth=1.4)
+    axes.axvline(penalties[best], color=GREEN, linewidth=1, linestyle="--", label=f"best: {penalties[best]:g}")
+    use_log_axis(axes, "x", penalties)
+    if max(losses) > 3 * min(losses) > 0:
+        use_log_axis(axes, "y", losses)
+    axes.grid(axis="y")
+    axes.set(xlabel="penalty (l2)", ylabel="log loss on validation")
+    axes.legend()
+    figure.suptitle(title)
+    save_figure(figure, target)
+    return figure
+
+
+def draw_history(
+    history: Mapping[str, Sequence[float]], folder: Path, title: str, frozen_epochs: int | None = None
+) -> None:
+    """What a fit went through: learning_curves.png of epochs, or l2_path.png where there were several penalties."""
+    if "loss" in history:
+        draw_learning_curves(history, folder / "learning_curves.png", title, frozen_epochs)
+    elif len(history["l2"]) > 1:
+        draw_penalty_path(history, folder / "l2_path.png", title)
+
+
 class Compared(Protocol):
     """A model with its scores on held-out images."""
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from metal_defects.artifacts import ANSWER, TUNED_H5
+from metal_defects.config import Pooling
 from metal_defects.files import atomic_path
-from metal_defects.models.pooling import pool_moments
+from metal_defects.models.pooling import pool
 from metal_defects.models.specs import BACKBONES, Network, find_spec
 from metal_defects.system import map_ordered
 from metal_defects.trust.guard import Guard
@@ -97,7 +98,8 @@ def open_model(model: "keras.Model") -> OpenModel:
     outputs = opened(model.get_layer("scaling").output, training=False)
     maps = dict(zip(taps, outputs if isinstance(outputs, list | tuple) else [outputs], strict=True))
     own = {layer.name for layer in model.layers}
-    pooled = [moments for tap in taps if f"{tap}_mean" in own for moments in pool_moments(maps[tap], tap)]
+    pooling: Pooling = "moments+extremes" if any(f"{tap}_highest" in own for tap in taps) else "moments"
+    pooled = [part for tap in taps if f"{tap}_mean" in own for part in pool(maps[tap], tap, pooling)]
     return OpenModel(model.input, maps, layers.Concatenate(name="features")(pooled))
 
 
@@ -148,7 +150,7 @@ def build_answer_model(model: "keras.Model", parts: AnswerParts) -> "keras.Model
     opened = open_model(model)
     outputs = [_apply_calibrated(model.layers[-1], opened.features, parts.temperature)]
     if parts.guard is not None:
-        moments = [moments for tap in parts.guard.taps for moments in pool_moments(opened.maps[tap], f"guard_{tap}")]
+        moments = [part for tap in parts.guard.taps for part in pool(opened.maps[tap], f"guard_{tap}")]
         outputs.append(guard_layers(moments, parts.guard))
     if parts.locator is not None:
         outputs.append(locator_layers(opened.maps, parts.locator))

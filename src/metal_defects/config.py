@@ -236,9 +236,10 @@ class TrainingParams(_Frozen):
     augmentation: AugmentationParams
     from_scratch: FromScratchParams
     fine_tune: Literal["auto"] | bool
+    fine_tune_below: Share
+    fine_tune_minutes: Positive
     fine_tune_epochs: Count
     fine_tune_learning_rate: Annotated[float, Field(gt=0, le=1)]
-    fine_tune_top_layers: Count
 
 
 class HyperparameterTuningParams(_Frozen):

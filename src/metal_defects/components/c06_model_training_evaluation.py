@@ -83,7 +83,7 @@ def _train_and_evaluate(
         probabilities = fitted.predict(split)
         metrics[split] = write_split_results(folder, split, probabilities, images, entry.full_title)
         np.save(folder / f"probabilities_{split}.npy", probabilities)
-    draw_history(fitted.history, folder, entry.full_title, fitted.frozen_epochs)
+    draw_history(fitted.history, folder, entry.full_title)
     fitted.assemble().save(folder / "model.h5", include_optimizer=False)
     return BaseResult(
         data=data,

@@ -28,14 +28,15 @@ from metal_defects.components.split_results import HELD_OUT, LabelledImages, wri
 from metal_defects.config import HyperparameterTuningParams
 from metal_defects.data.manifest import ImageRow, ManifestRow, SourceCard
 from metal_defects.data.snapshots import ClassLabels, load_snapshot
+from metal_defects.evaluation.fine_tuning_trial import try_fine_tuning
 from metal_defects.evaluation.recipe_search import search_recipe
 from metal_defects.files import sha256_file
 from metal_defects.log import logger
 from metal_defects.metrics import SplitMetrics, format_accuracy, image_losses
 from metal_defects.models.network_search import search_network
-from metal_defects.models.results import BestBase, LogLosses, ModelEntry, ModelList, TunedCard, TunedResult
+from metal_defects.models.results import BestBase, FineTuning, LogLosses, ModelEntry, ModelList, TunedCard, TunedResult
 from metal_defects.models.search import OBJECTIVE, Found
-from metal_defects.models.trainers import FrozenTrainer, Trainer, make_trainer
+from metal_defects.models.trainers import Fitted, FrozenTrainer, Trainer, make_trainer
 from metal_defects.models.training import predict_images
 from metal_defects.pipeline.context import StageContext
 from metal_defects.plots.training import draw_history
@@ -64,6 +65,9 @@ def run(ctx: StageContext) -> None:
     make_callbacks = partial(build_callbacks, ctx.setting("callbacks"))
     fitted = trainer.fit(found.values, make_callbacks, ctx.out / "tuned", f"{entry.title} refit")
     draw_history(fitted.history, ctx.out, f"tuned {entry.full_title}")
+    fine_tuned, fine_tuning = _fine_tune(ctx, trainer, fitted, found, images)
+    if fine_tuned is not None:
+        fitted = fine_tuned
     tuned_loss = float(image_losses(labels, fitted.predict("valid")).mean())
     base_loss = best.valid_log_loss[best.name]
     # A recipe won on far more images than the validation split has; a network was judged by these alone.
@@ -85,6 +89,7 @@ def run(ctx: StageContext) -> None:
         hyperparameters=hyperparameters,
         trials=found.trials,
         reason=found.reason,
+        fine_tuning=fine_tuning,
         valid_log_loss=LogLosses(base=base_loss, tuned=round(tuned_loss, 6)),
         seconds=round(time.monotonic() - start, 1),
         valid=metrics["valid"],
@@ -111,6 +116,25 @@ def _search(ctx: StageContext, trainer: Trainer, entry: ModelEntry, images: Labe
         shutil.copytree(ctx.resume / "logs", ctx.out / "logs")
     logger.info("   %s", found.reason)
     return found
+
+
+def _fine_tune(
+    ctx: StageContext, trainer: Trainer, frozen: Fitted, found: Found, images: LabelledImages
+) -> tuple[Fitted | None, FineTuning | None]:
+    """The fine-tuned network where it is better, and what came of trying; None of a network trained from scratch."""
+    if not isinstance(trainer, FrozenTrainer):
+        return None, None
+    accuracy = max(trial.accuracy or 0.0 for trial in found.trials if trial.params == found.values)
+    known = {row.path: row for row in ctx.read_rows(MANIFEST, ManifestRow)}
+    rows = [[known[row.source] for row in images.select(split)] for split in ("train", "valid")]
+    make_callbacks = partial(build_callbacks, ctx.setting("callbacks"))
+    folder = ctx.out / "fine_tuning"
+    tuned, result = try_fine_tuning(trainer, frozen, accuracy, rows, images.classes, make_callbacks, folder, ctx.resume)
+    logger.info("   fine-tuning: %s", result.reason)
+    if tuned is None:
+        return None, result
+    draw_history(tuned.history, folder, f"fine-tuned {trainer.entry.full_title}")
+    return tuned, result
 
 
 def _write_trials(folder: Path, found: Found) -> None:
@@ -152,5 +176,6 @@ def _make_card(ctx: StageContext, result: TunedResult, classes: tuple[str, ...])
         resize=ctx.setting("data_preprocessing.resize"),
         limits=ctx.setting("image"),
         hyperparameters=result.hyperparameters,
+        fine_tuned=result.fine_tuning is not None and result.fine_tuning.kept,
         sha256=sha256_file(ctx.out / TUNED_H5.file),
     )

@@ -10,6 +10,7 @@ import numpy as np
 
 from metal_defects.artifacts import ANSWER, ANSWER_GRAPH
 from metal_defects.config import ModelEvaluationParams
+from metal_defects.data.snapshots import read_images
 from metal_defects.evaluation.comparison import answer_with_all
 from metal_defects.evaluation.cross_validation import ComparedModel, CrossValidation, judge_folds
 from metal_defects.evaluation.ensemble import EnsembleTrial, try_ensembles
@@ -21,13 +22,14 @@ from metal_defects.evaluation.tuned_run import (
     TunedRun,
     answer_out_of_fold,
     measure_moments,
-    read_images,
     read_recipe,
 )
 from metal_defects.evaluation.verdicts import count_verdicts, give_verdicts
 from metal_defects.inference.card import VerdictRules
 from metal_defects.inference.runtime import open_graph
 from metal_defects.log import logger
+from metal_defects.models.feature_maps import extract_maps
+from metal_defects.models.fine_tuning import EVIDENCE
 from metal_defects.models.onnx_export import export_float32, keep_outputs
 from metal_defects.models.results import ModelList
 from metal_defects.trust.answer import AnswerParts, answer_in_batches, build_answer_model
@@ -36,7 +38,7 @@ from metal_defects.trust.conformal import Coverage, judge_coverage
 from metal_defects.trust.guard import Guard, GuardFindings, choose_guard_taps, fit_guard
 from metal_defects.trust.locator import Locator, fit_locator
 from metal_defects.trust.locator_findings import judge_locator
-from metal_defects.trust.locator_maps import choose_learned, extract_maps
+from metal_defects.trust.locator_maps import choose_learned, choose_taps
 from metal_defects.trust.locator_scores import LocatorFindings, draw_grad_cam
 
 
@@ -177,12 +179,16 @@ def _fit_locator(run: TunedRun) -> tuple[Locator, list[np.ndarray], np.ndarray]:
     if len(rows) < len(train.labels):
         logger.info("   the locator learns from %d of %d training images", len(rows), len(train.labels))
     images = np.concatenate([read_images(run.training.snapshots, "train")[rows], run.pixels])
-    features = extract_maps(run.opened.pixels, maps, images, run.scratch / "maps")
+    taps = choose_taps({name: one.shape[1] for name, one in maps.items()}, side)
+    wanted = {tap: maps[tap] for tap in taps} | ({} if run.opened.evidence is None else {EVIDENCE: run.opened.evidence})
+    features = extract_maps(run.opened.pixels, wanted, images, run.scratch / "maps")
+    evidence = features.pop(EVIDENCE, None)
     learned = {tap: values[: len(rows)] for tap, values in features.items()}
     labels, boxes = train.labels[rows], [train.boxes[row] for row in rows]
     deepest = list(features.values())[-1]
     grad_cam = draw_grad_cam(deepest[: len(rows)], labels, deepest)
-    return fit_locator(learned, labels, boxes, side, run.training.seed), boxes, grad_cam
+    spoken = None if evidence is None else evidence[np.arange(len(rows)), :, :, labels]
+    return fit_locator(learned, labels, boxes, side, run.training.seed, spoken), boxes, grad_cam
 
 
 def export_graph(run: TunedRun, fitted: Fitted, folder: Path, clock: Clock) -> Path:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from metal_defects.data.manifest import ImageRow, ManifestRow
-from metal_defects.data.snapshots import load_snapshot
+from metal_defects.data.snapshots import load_snapshot, read_images
 from metal_defects.evaluation.cross_validation import ImageNames, OutOfFold, out_of_fold
 from metal_defects.evaluation.heads import Predict
 from metal_defects.models.feature_bank import BATCH, fastest_engine
@@ -21,7 +21,6 @@ from metal_defects.models.training import (
     MakeCallbacks,
     Training,
     predict_images,
-    wants_fine_tuning,
 )
 from metal_defects.system import map_ordered
 from metal_defects.trust.answer import OpenModel, open_model
@@ -108,7 +107,7 @@ def open_tuned_run(
     import keras
 
     model = keras.models.load_model(model_file, compile=False)
-    trainer = None if wants_fine_tuning(training.training.fine_tune) else make_trainer(entry, training)
+    trainer = None if card.fine_tuned else make_trainer(entry, training)
     known = {row.path: row for row in manifest}
 
     def describe(*splits: str) -> Split:
@@ -140,13 +139,6 @@ def open_tuned_run(
         held_out=describe(*HELD_OUT),
         pixels=read_images(training.snapshots, *HELD_OUT),
         scratch=scratch,
-    )
-
-
-def read_images(snapshots: Path, *splits: str) -> np.ndarray:
-    """Images of some splits, uint8 (images, side, side, 3)."""
-    return np.concatenate(
-        [batch for split in splits for batch, _ in load_snapshot(snapshots, split).batch(64).as_numpy_iterator()]
     )
 
 

@@ -56,6 +56,19 @@ def build_feature_model(
     import keras
     from keras import layers
 
+    pixels, maps = open_trunk(backbone, network, taps, trainable)
+    pooled = [part for tap, feature_map in zip(taps, maps, strict=True) for part in pool(feature_map, tap, pooling)]
+    features = layers.Concatenate(name="features")(pooled) if len(pooled) > 1 else pooled[0]
+    return keras.Model(pixels, features, name=f"{backbone.name}_features")
+
+
+def open_trunk(
+    backbone: Backbone, network: "keras.Model", taps: Sequence[str], trainable: bool = False
+) -> "tuple[keras.KerasTensor, list[keras.KerasTensor]]":
+    """Pixels, uint8 (batch, side, side, 3), and the feature maps of some layers, (batch, height, width, channels)."""
+    import keras
+    from keras import layers
+
     side = network.input_shape[1]
     first = _first_convolution(network)
     # Cut behind any scaling of the network's own, so that every backbone is scaled in one place and one way.
@@ -65,11 +78,7 @@ def build_feature_model(
     pixels = keras.Input((side, side, 3), dtype="uint8", name="pixels")
     scaled = layers.Rescaling(list(scale), list(offset), name="scaling")(pixels)
     maps = trunk(scaled, training=None if trainable else False)
-    maps = maps if isinstance(maps, list | tuple) else [maps]
-    named_maps = zip(taps, maps, strict=True)
-    pooled = [part for tap, feature_map in named_maps for part in pool(feature_map, tap, pooling)]
-    features = layers.Concatenate(name="features")(pooled) if len(pooled) > 1 else pooled[0]
-    return keras.Model(pixels, features, name=f"{backbone.name}_features")
+    return pixels, list(maps) if isinstance(maps, list | tuple) else [maps]
 
 
 def tap_slices(

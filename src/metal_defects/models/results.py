@@ -66,7 +66,6 @@ class BaseResult(Record):
     gmacs: float
     parameters: int
     views: tuple[ViewKind, ...]
-    fine_tuned: bool
     engine: str
     milliseconds_per_image: float | None
     hyperparameters: Hyperparameters
@@ -134,6 +133,28 @@ class LogLosses(Record):
     tuned: float
 
 
+class FineTuning(Record):
+    """Whether blocks of the backbone were trained, too, and what it gave.
+
+    Attributes:
+        reason: why it was kept, dropped, or not tried, in words.
+        kept: whether the fine-tuned network is the tuned model.
+        minutes: that it took; this and the like are None where it was not tried.
+        images: of the validation split, that judged both.
+        frozen_accuracy, accuracy: of the head on the frozen backbone, and of the fine-tuned network.
+        gain, gain_error: by how much the log loss fell, and its standard error (paired).
+    """
+
+    reason: str
+    kept: bool = False
+    minutes: float | None = None
+    images: int | None = None
+    frozen_accuracy: float | None = None
+    accuracy: float | None = None
+    gain: float | None = None
+    gain_error: float | None = None
+
+
 class TunedResult(Record):
     """metrics.json of stage 07: what the search gave, and the one test of its winner."""
 
@@ -146,6 +167,7 @@ class TunedResult(Record):
     hyperparameters: Hyperparameters
     trials: tuple[Trial, ...]
     reason: str
+    fine_tuning: FineTuning | None
     valid_log_loss: LogLosses
     seconds: float
     valid: SplitMetrics
@@ -168,4 +190,5 @@ class TunedCard(Record):
     resize: Resize
     limits: ImageSchema
     hyperparameters: Hyperparameters
+    fine_tuned: bool = False
     sha256: str

@@ -13,7 +13,7 @@ from metal_defects.data.snapshots import load_class_labels, load_labels, load_sn
 from metal_defects.metrics import image_losses
 from metal_defects.models.feature_bank import FeatureBank, choose_views, load_or_extract
 from metal_defects.models.linear_head import FINAL_TOLERANCE
-from metal_defects.models.network_training import fine_tune, fit_network
+from metal_defects.models.network_training import fit_network
 from metal_defects.models.networks import (
     assemble,
     build_backbone,
@@ -34,7 +34,6 @@ from metal_defects.models.training import (
     predict_images,
     solve_heads,
     train_head,
-    wants_fine_tuning,
 )
 
 if TYPE_CHECKING:
@@ -50,14 +49,12 @@ class Fitted:
         history: per epoch; of a head that was solved, per penalty: "l2" and "val_loss".
         predict: class probabilities of a split, float32 (images, classes).
         assemble: the model from uint8 pixels to probabilities.
-        frozen_epochs: how many epochs of `history` came before fine-tuning; None where there was none.
         l2: penalty of a head on frozen features.
     """
 
     history: History
     predict: Callable[[str], np.ndarray]
     assemble: "Callable[[], keras.Model]"
-    frozen_epochs: int | None = None
     l2: float | None = None
 
 
@@ -87,7 +84,6 @@ class Method(NamedTuple):
     """
 
     views: tuple[ViewKind, ...]
-    fine_tuned: bool
     engine: str
     milliseconds_per_image: float | None
 
@@ -128,7 +124,11 @@ class FrozenTrainer:
 
     @cached_property
     def network(self) -> "keras.Model":
-        """The backbone with its weights."""
+        """The backbone with its weights, which stay as they are."""
+        return self.build_network()
+
+    def build_network(self) -> "keras.Model":
+        """A backbone of one's own."""
         file = Path(self.entry.weights_file) if self.entry.weights_file else None
         return build_backbone(self.backbone, self.training.image_size, self.training.seed, file)
 
@@ -151,15 +151,10 @@ class FrozenTrainer:
         """Of each class in the loss, float32 (classes,)."""
         return _weigh_classes(self.training)
 
-    @cached_property
-    def fine_tuned(self) -> bool:
-        """Whether the backbone's last layers are trained too, after the head."""
-        return wants_fine_tuning(self.training.training.fine_tune)
-
     @property
     def method(self) -> Method:
         meta = self.bank.meta
-        return Method(self.views, self.fine_tuned, meta["engine"], meta["milliseconds_per_image"])
+        return Method(self.views, meta["engine"], meta["milliseconds_per_image"])
 
     def defaults(self) -> Hyperparameters:
         builder, params = self.training.builder, self.training.training
@@ -244,9 +239,6 @@ class FrozenTrainer:
         head = heads[int(np.argmin(losses))]
         path = {"l2": [one.l2 for one in heads], "val_loss": losses}
         history = head.history if isinstance(head, TrainedHead) else path
-        if self.fine_tuned:
-            model = self._assemble(head.to_keras(), recipe)
-            return self._fine_tune(model, history, make_callbacks, folder / "fine_tuning", title)
         return Fitted(
             history=history,
             predict=lambda split: self._predict(head, recipe, split),
@@ -261,28 +253,11 @@ class FrozenTrainer:
         features = build_feature_model(self.backbone, self.network, recipe.taps, recipe.pooling)
         return assemble(features, head, self.backbone.name)
 
-    def _fine_tune(
-        self, model: "keras.Model", history: History, make_callbacks: MakeCallbacks, folder: Path, title: str
-    ) -> Fitted:
-        # The trunk shares its weights with self.network: they are put back so that every fit starts alike.
-        frozen = self.network.get_weights()
-        trunk = model.get_layer(self.backbone.name)
-        second = fine_tune(model, trunk, self.training, self.weights, make_callbacks, folder, title)
-        copy = _clone(model)
-        self.network.set_weights(frozen)
-        joined = {name: values + second[name] for name, values in history.items() if name in second}
-        return Fitted(
-            history=joined,
-            predict=lambda split: predict_images(copy, load_snapshot(self.training.snapshots, split)),
-            assemble=lambda: copy,
-            frozen_epochs=len(history["loss"]),
-        )
-
 
 class ScratchTrainer:
     """A whole network, trained from the snapshots with augmentation."""
 
-    method = Method(views=(), fine_tuned=False, engine="TensorFlow", milliseconds_per_image=None)
+    method = Method(views=(), engine="TensorFlow", milliseconds_per_image=None)
 
     def __init__(self, entry: ModelEntry, training: Training) -> None:
         self.spec = find_spec(entry.name)
@@ -328,11 +303,3 @@ def _weigh_classes(training: Training) -> np.ndarray:
     labels = load_labels(training.snapshots, "train")
     classes = len(load_class_labels(training.snapshots).classes)
     return class_weights(labels, classes, training.training.class_weights)
-
-
-def _clone(model: "keras.Model") -> "keras.Model":
-    import keras
-
-    copy = keras.models.clone_model(model)
-    copy.set_weights(model.get_weights())
-    return copy

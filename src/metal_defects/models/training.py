@@ -286,13 +286,6 @@ def predict_images(model: "keras.Model", dataset: "tf.data.Dataset") -> np.ndarr
     return model.predict(dataset.batch(32), verbose=0)
 
 
-def wants_fine_tuning(choice: str | bool) -> bool:
-    """Whether the second stage runs: "auto" means only where there is a GPU."""
-    import tensorflow as tf
-
-    return bool(tf.config.list_physical_devices("GPU")) if choice == "auto" else bool(choice)
-
-
 def epoch_progress(bar: Progress, description: str, epochs: int) -> "keras.callbacks.Callback":
     """A callback that shows epochs, the latest scores and the time left on a Rich progress display."""
     from keras.callbacks import Callback

@@ -10,6 +10,7 @@ import numpy as np
 from metal_defects.artifacts import ANSWER, TUNED_H5
 from metal_defects.config import Pooling
 from metal_defects.files import atomic_path
+from metal_defects.models.fine_tuning import EVIDENCE
 from metal_defects.models.pooling import pool
 from metal_defects.models.specs import BACKBONES, Network, find_spec
 from metal_defects.system import map_ordered
@@ -73,12 +74,15 @@ class OpenModel:
     Attributes:
         pixels: its input.
         maps: feature maps by tap, shallow to deep, (batch, height, width, channels).
-        features: what its last layer or head turns into probabilities, (batch, columns).
+        features: what its last layer or head turns into probabilities: a vector, (batch, columns), or the feature maps
+            of a head that looks at cells.
+        evidence: of such a head, how much each cell speaks for each class, (batch, rows, columns, classes); else None.
     """
 
     pixels: "keras.KerasTensor"
     maps: "dict[str, keras.KerasTensor]"
-    features: "keras.KerasTensor"
+    features: "keras.KerasTensor | list[keras.KerasTensor]"
+    evidence: "keras.KerasTensor | None" = None
 
 
 def open_model(model: "keras.Model") -> OpenModel:
@@ -94,9 +98,17 @@ def open_model(model: "keras.Model") -> OpenModel:
         return OpenModel(model.input, {name: model.get_layer(name).output for name in names}, model.layers[-1].input)
     inner = {layer.name for layer in trunk.layers}
     taps = [tap for tap in BACKBONES[trunk.name].taps if tap in inner]
-    opened = keras.Model(trunk.inputs, [trunk.get_layer(tap).output for tap in taps], name=trunk.name)
+    head = model.layers[-1]
+    ends = [one.name for one in head.inputs if len(one.shape) == 4]
+    names = list(dict.fromkeys([*taps, *ends]))
+    opened = keras.Model(trunk.inputs, [trunk.get_layer(name).output for name in names], name=trunk.name)
     outputs = opened(model.get_layer("scaling").output, training=False)
-    maps = dict(zip(taps, outputs if isinstance(outputs, list | tuple) else [outputs], strict=True))
+    found = dict(zip(names, outputs if isinstance(outputs, list | tuple) else [outputs], strict=True))
+    maps = {tap: found[tap] for tap in taps}
+    if ends:
+        looked = [found[name] for name in ends]
+        look = keras.Model(head.inputs, head.get_layer(EVIDENCE).output, name="look")
+        return OpenModel(model.input, maps, looked, look(looked))
     own = {layer.name for layer in model.layers}
     pooling: Pooling = "moments+extremes" if any(f"{tap}_highest" in own for tap in taps) else "moments"
     pooled = [part for tap in taps if f"{tap}_mean" in own for part in pool(maps[tap], tap, pooling)]

@@ -30,6 +30,11 @@ class Priors(Record):
     served: tuple[float, ...]
 
     @property
+    def is_shifted(self) -> bool:
+        """Whether the answers are given for another mix than that of the training."""
+        return self.served != self.training
+
+    @property
     def log_ratio(self) -> np.ndarray:
         """Logarithms of the served over the training shares, (C,); all 0 where they are the same."""
         return np.log(self.served) - np.log(self.training)

@@ -79,9 +79,8 @@ def _gather(answers: "Iterable[Outcome]") -> list[list[float]]:
 def _show(found: "tuple[PriorEstimate, ...]", used: int, total: int) -> None:
     import yaml
 
-    table = Table(
-        box=None, pad_edge=False, title=f"Shares of the classes, {used} of {total} images", title_style="bold"
-    )
+    console.print(f"Shares of the classes, by {used} of {total} images:", highlight=False)
+    table = Table(box=None, pad_edge=False)
     for title in ("class", "of 100", "95 % interval"):
         table.add_column(title, overflow="fold")
     for one in found:

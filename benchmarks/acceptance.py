@@ -35,6 +35,7 @@ from metal_defects.trust.selective import Answers, choose_threshold
 ACCURACIES = (0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
 COUNTS = (60, 200, 500, 1000, 2000)
 POPULATION, SPREAD = 200_000, 3.0
+FEW_DRAWS = 25
 # Strength of the head, weak on purpose too: good heads leave little to choose.
 STRENGTHS = (0.003, 0.03)
 PENALTIES = {"temperature alone": 1e9, "biases": 1e-9, "biases, penalty 10": calibration.BIAS_ANSWERS}
@@ -74,7 +75,7 @@ def main(
         with workspace(STAGES[:4], use_data(data), *use_model(model), "classes=auto", "training.views=0") as place:
             answers = _answer(place)
         real = {name: _judge(found, risk) for name, found in answers.items()}
-        few = {name: _calibrate_few(found) for name, found in answers.items()}
+        few = {name: _try_few(found, risk) for name, found in answers.items()}
         tables += [_make_real_table(real, risk), _make_few_table(few)]
         result |= {"real": real, "calibration": few}
     report("acceptance", tables, [], machine, result)
@@ -167,33 +168,44 @@ def _judge(found: OutOfFold, risk: float) -> dict[str, Any]:
     """What each rule accepts of real answers, thresholds and calibration without the image's fold."""
     labels, folds = found.labels, found.folds[0]
     probabilities = cross_fit(found.logits[0], labels, folds)
-    wrong, confidence = probabilities.argmax(axis=1) != labels, probabilities.max(axis=1)
-    answers = Answers(confidence, wrong, np.ones(len(labels)))
-    row: dict[str, Any] = {"answers": len(labels), "wrong": int(wrong.sum())}
+    answers = _gather(probabilities, labels)
+    row: dict[str, Any] = {"answers": len(labels), "wrong": int(answers.wrong.sum())}
     row["ece"] = expected_calibration_error(probabilities, labels).value
     for name, choose in RULES.items():
         accepted = np.zeros(len(labels), bool)
         for fold in np.unique(folds):
             threshold = choose(answers.take(folds != fold), risk)
-            accepted |= (folds == fold) & (confidence >= (np.inf if threshold is None else threshold))
-        row[name] = [int(accepted.sum()), int((accepted & wrong).sum())]
+            accepted |= (folds == fold) & (answers.confidence >= (np.inf if threshold is None else threshold))
+        row[name] = [int(accepted.sum()), int((accepted & answers.wrong).sum())]
     return row
 
 
-def _calibrate_few(found: OutOfFold) -> list[dict[str, Any]]:
-    """Log loss of the others when calibration saw only some answers; mean of 25 draws."""
+def _try_few(found: OutOfFold, risk: float) -> list[dict[str, Any]]:
+    """What only some answers are worth, judged on the others: log loss after calibration, and what is accepted."""
     random, labels, rows = np.random.default_rng(0), found.labels, []
     for count in COUNTS[:3]:
         losses: dict[str, list[float]] = {name: [] for name in PENALTIES}
-        for _ in range(25):
+        accepted, wrong, judged = 0, 0, 0
+        for _ in range(FEW_DRAWS):
             order = random.permutation(len(labels))
             some, others = order[:count], order[count:]
             for name, penalty in PENALTIES.items():
                 with patch.object(calibration, "BIAS_ANSWERS", penalty):
                     scaling = fit_scaling(found.logits[0, some], labels[some])
                 losses[name].append(float(image_losses(labels[others], scaling.apply(found.logits[0, others])).mean()))
-        rows.append({"answers": count} | {name: float(np.mean(values)) for name, values in losses.items()})
+            known = cross_fit(found.logits[0, some], labels[some], np.arange(count) % 5)
+            threshold = choose_threshold(_gather(known, labels[some]), risk)[0]
+            # The scaling of the last penalty, which is the product's.
+            new = _gather(scaling.apply(found.logits[0, others]), labels[others])
+            passed = new.confidence >= (np.inf if threshold is None else threshold)
+            accepted, wrong, judged = accepted + passed.sum(), wrong + new.wrong[passed].sum(), judged + len(passed)
+        means = {name: float(np.mean(values)) for name, values in losses.items()}
+        rows.append({"answers": count, **means, "accepted": accepted / judged, "wrong": wrong / max(accepted, 1)})
     return rows
+
+
+def _gather(probabilities: np.ndarray, labels: np.ndarray) -> Answers:
+    return Answers(probabilities.max(axis=1), probabilities.argmax(axis=1) != labels, np.ones(len(labels)))
 
 
 def _make_real_table(real: dict[str, dict[str, Any]], risk: float) -> Table:
@@ -208,10 +220,14 @@ def _make_real_table(real: dict[str, dict[str, Any]], risk: float) -> Table:
 
 
 def _make_few_table(few: dict[str, list[dict[str, Any]]]) -> Table:
-    table = make_table("Log loss after calibration on so many answers, nats", "head", "answers", *PENALTIES)
+    title = (
+        "Calibrated and chosen on so many answers, judged on the others: log loss in nats, accepted, wrong among them"
+    )
+    table = make_table(title, "head", "answers", *PENALTIES, "accepted", "wrong")
     for name, rows in few.items():
         for row in rows:
-            table.add_row(name, str(row["answers"]), *(f"{row[kind]:.4f}" for kind in PENALTIES))
+            shares = (f"{100 * row[part]:.2f} %" for part in ("accepted", "wrong"))
+            table.add_row(name, str(row["answers"]), *(f"{row[kind]:.4f}" for kind in PENALTIES), *shares)
     return table
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from support import PROJECT
 
 from metal_defects.inference.card import VerdictRules
@@ -77,6 +78,11 @@ def test_rules_of_the_first_version_accept_nothing_that_went_to_review(
         assert found.verdict != "review" or not was_single or (distance or 0) > 0.9
     again = VerdictRules.model_validate_json(VerdictRules.model_validate(old).model_dump_json())
     assert again == VerdictRules.model_validate(old), "what was read once is not read as old again"
+
+
+def test_damaged_rules_are_refused() -> None:
+    with pytest.raises(ValidationError):
+        VerdictRules.model_validate(RULES.model_dump(exclude={"max_risk"}) | {"set_threshold": "high"})
 
 
 def test_shares_never_read_as_certain_or_impossible() -> None:

@@ -17,7 +17,7 @@ BINS = 15
 RESAMPLES = 1000
 COLDEST, HOTTEST = 0.05, 20.0
 # Measured by benchmarks/acceptance.py: beside the temperature alone 0.02 to 0.09 nats better where class weights met
-# uneven classes and the model is weak, at most 0.006 nats worse elsewhere; without a penalty 60 answers lose up to 0.05.
+# uneven classes and the model is weak, at most 0.006 worse elsewhere; without a penalty 60 answers lose up to 0.05.
 BIAS_ANSWERS = 10.0
 
 

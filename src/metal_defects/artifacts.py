@@ -75,7 +75,7 @@ TRIALS = Artifact(TUNING, "trials.csv", "every trial of the search")
 TUNING_PLOTS = Artifact(TUNING, "*.png", "plots of the search and of the tuned model")
 PREDICTIONS = Artifact(TUNING, "predictions_*.csv", "the tuned model's answers to the validation and test images")
 
-ANSWER = Artifact(EVALUATING, "answer.npz", "temperature, guard and locator")
+ANSWER = Artifact(EVALUATING, "answer.npz", "temperature, biases, guard and locator")
 ANSWER_GRAPH = Artifact(EVALUATING, "answer.onnx", "the ONNX graph of the whole answer, which was judged")
 DECISION = Artifact(EVALUATING, "decision.json", "the rules that make an answer of the graph's outputs")
 EVALUATION = Artifact(EVALUATING, "evaluation.json", "everything that was measured of the tuned model")

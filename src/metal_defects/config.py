@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from box import ConfigBox
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from metal_defects.errors import ConfigError
 from metal_defects.shipped import find_shipped
@@ -25,6 +25,8 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Range = Annotated[tuple[float, float], Field(description="low and high")]
+# Shares that people write are rounded.
+SUM_TOLERANCE = 0.01
 Resize = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 # Of networks that are trained step by step, where nothing else is asked for.
 USUAL_L2 = 1e-4
@@ -276,8 +278,17 @@ class ModelEvaluationParams(_Frozen):
     coverage: Annotated[float, Field(gt=0, lt=1)]
     guard_acceptance: Annotated[float, Field(gt=0, le=1)]
     review_acceptance: Annotated[float, Field(gt=0, le=1)]
+    max_risk: Annotated[float, Field(gt=0, lt=1)]
     min_confidence: Share
+    priors: Literal["training", "uniform"] | dict[str, Positive]
     robustness_images: Count
+
+    @field_validator("priors")
+    @classmethod
+    def _shares_add_up(cls, value: str | dict[str, float]) -> str | dict[str, float]:
+        if isinstance(value, dict) and abs(sum(value.values()) - 1) > SUM_TOLERANCE:
+            raise ValueError(f"the shares must add up to 1; got {sum(value.values()):g}")
+        return value
 
     @model_validator(mode="after")
     def _review_comes_before_unknown(self) -> "ModelEvaluationParams":

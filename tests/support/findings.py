@@ -213,7 +213,17 @@ def make_bundle() -> BundleCard:
 def _leave_pictures(found: Findings) -> None:
     """Every picture that the stages draw for these findings, and the tables of predictions."""
     curve = ("learning_curve",) if found.evaluation.learning_curve else ()
-    measured = ("reliability", "coverage", "guard", "verdicts", "locator_examples", "robustness", "noise", *curve)
+    measured = (
+        "reliability",
+        "coverage",
+        "risk_coverage",
+        "guard",
+        "verdicts",
+        "locator_examples",
+        "robustness",
+        "noise",
+        *curve,
+    )
     data = ("sample_images", "class_counts", "intensity_histograms", "mean_images")
     splits = [f"{plot}_{split}" for plot in ("confusion_matrix", "per_class") for split in ("valid", "test")]
     draw(found.preprocessed / f"{WRONG}.png")

@@ -21,6 +21,7 @@ from metal_defects.errors import UserError
 
 NOTEBOOK = PROJECT / "research" / "research.ipynb"
 SCRIPTS = (
+    "benchmarks/acceptance.py",
     "benchmarks/cross_validation.py",
     "benchmarks/head_speed.py",
     "benchmarks/custom_cnn.py",

@@ -14,6 +14,7 @@ from metal_defects.models.fine_tuning import EVIDENCE
 from metal_defects.models.pooling import pool
 from metal_defects.models.specs import BACKBONES, Network, find_spec
 from metal_defects.system import map_ordered
+from metal_defects.trust.calibration import Scaling
 from metal_defects.trust.guard import Guard
 from metal_defects.trust.guard_graph import guard_layers
 from metal_defects.trust.locator import Locator, locator_layers
@@ -21,6 +22,7 @@ from metal_defects.trust.locator import Locator, locator_layers
 if TYPE_CHECKING:
     import keras
 
+UNSCALED = Scaling()
 OUTPUTS = ("probabilities", "distance", "heat_map")
 
 
@@ -29,12 +31,12 @@ class AnswerParts:
     """What is added to a classifier.
 
     Attributes:
-        temperature: that the logits are divided by.
+        scaling: of the logits; the shift to the served mix of classes is part of it.
         guard: measures the distance from the training images.
         locator: draws the heat map.
     """
 
-    temperature: float = 1.0
+    scaling: Scaling = UNSCALED
     guard: Guard | None = None
     locator: Locator | None = None
 
@@ -46,7 +48,7 @@ class AnswerParts:
 
     def save(self, path: Path) -> None:
         """Write answer.npz."""
-        arrays = {"temperature": np.array(self.temperature)}
+        arrays = {"temperature": np.array(self.scaling.temperature), "bias": np.array(self.scaling.bias)}
         for name, part in (("guard", self.guard), ("locator", self.locator)):
             if part is not None:
                 arrays |= {f"{name}.{key}": value for key, value in part.to_arrays().items()}
@@ -64,7 +66,8 @@ class AnswerParts:
         }
         guard = Guard.from_arrays(parts["guard"]) if parts["guard"] else None
         locator = Locator.from_arrays(parts["locator"]) if parts["locator"] else None
-        return cls(float(arrays["temperature"]), guard, locator)
+        scaling = Scaling(temperature=float(arrays["temperature"]), bias=tuple(arrays["bias"].tolist()))
+        return cls(scaling, guard, locator)
 
 
 @dataclass(frozen=True)
@@ -152,7 +155,7 @@ def answer_in_batches(
 def build_answer_model(model: "keras.Model", parts: AnswerParts) -> "keras.Model":
     """The classifier with what `parts` add; its outputs are `parts.outputs`.
 
-    It shares the layers of the classifier but for the last, whose weights are divided by the temperature in a copy.
+    It shares the layers of the classifier but for the last, whose weights are scaled in a copy.
 
     Input shape: uint8 (batch, side, side, 3).
     Output shape: float32 (batch, classes), (batch,), (batch, rows, columns).
@@ -160,7 +163,7 @@ def build_answer_model(model: "keras.Model", parts: AnswerParts) -> "keras.Model
     import keras
 
     opened = open_model(model)
-    outputs = [_apply_calibrated(model.layers[-1], opened.features, parts.temperature)]
+    outputs = [_apply_calibrated(model.layers[-1], opened.features, parts.scaling)]
     if parts.guard is not None:
         moments = [part for tap in parts.guard.taps for part in pool(opened.maps[tap], f"guard_{tap}")]
         outputs.append(guard_layers(moments, parts.guard))
@@ -170,9 +173,9 @@ def build_answer_model(model: "keras.Model", parts: AnswerParts) -> "keras.Model
 
 
 def _apply_calibrated(
-    last: "keras.layers.Layer", features: "keras.KerasTensor", temperature: float
+    last: "keras.layers.Layer", features: "keras.KerasTensor", scaling: Scaling
 ) -> "keras.KerasTensor":
-    """What a copy of a head, or of a last layer, makes of its input with its logits divided by `temperature`."""
+    """What a copy of a head, or of a last layer, makes of its input with its logits scaled."""
     import keras
 
     is_head = isinstance(last, keras.Model)
@@ -180,5 +183,6 @@ def _apply_calibrated(
     probabilities = copy(features, training=False)
     copy.set_weights(last.get_weights())
     dense = copy.layers[-1] if is_head else copy
-    dense.set_weights([weights / temperature for weights in dense.get_weights()])
+    kernel, bias = (weights / scaling.temperature for weights in dense.get_weights())
+    dense.set_weights([kernel, bias + np.array(scaling.bias) if scaling.bias else bias])
     return probabilities

@@ -1,7 +1,6 @@
 """Which images belong together: those that overlap, and those whose names tell of one part, plate or board."""
 
 import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -48,17 +47,25 @@ def pair_names(paths: Sequence[str], pattern: str) -> tuple[list[Pair], int]:
 def regroup(items: Sequence[Item], pairs: Sequence[Pair]) -> list[Item]:
     """The items with the groups that copies and `pairs` of positions make of them; the first path names a group."""
     leader: dict[str, int] = {}
-    copies = [(leader.setdefault(item.copies, index), index) for index, item in enumerate(items)]
+    copies = [(leader.setdefault(item.copies or item.path, index), index) for index, item in enumerate(items)]
     groups = group_pairs(len(items), [*copies, *pairs])
     return [replace(item, group=items[first].path) for item, first in zip(items, groups, strict=True)]
 
 
-def loosen_classes(items: Sequence[Item]) -> tuple[list[Item], tuple[str, ...]]:
-    """Classes of too few pieces to divide are divided by images, copies together; and which classes these are.
+def loosen_classes(items: Sequence[Item], fewest: int = FEWEST_PIECES) -> tuple[list[Item], tuple[str, ...]]:
+    """Classes of too few pieces are divided by images, copies together; and which classes these are.
 
-    What the classes of one group share is kept: only images of these classes leave their group.
+    Only images of these classes leave their group.
+
+    Args:
+        items: with their groups.
+        fewest: pieces that a class needs.
     """
-    pieces = {label: {item.group for item in items if item.label == label} for label in {item.label for item in items}}
-    copies = Counter(label for label, _ in {(item.label, item.copies) for item in items})
-    few = {label for label, found in pieces.items() if len(found) < FEWEST_PIECES and copies[label] > len(found)}
-    return [replace(item, group=item.copies) if item.label in few else item for item in items], tuple(sorted(few))
+    pieces: dict[str, set[str]] = {}
+    copies: dict[str, set[str | None]] = {}
+    for item in items:
+        pieces.setdefault(item.label, set()).add(item.group)
+        copies.setdefault(item.label, set()).add(item.copies)
+    few = {label for label, found in pieces.items() if len(found) < min(fewest, len(copies[label]))}
+    loosened = [replace(item, group=item.copies or item.path) if item.label in few else item for item in items]
+    return loosened, tuple(sorted(few))

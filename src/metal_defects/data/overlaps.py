@@ -88,9 +88,7 @@ def find_overlaps(surfaces: Sequence[Surface], seed: int = 0) -> list[Overlap]:
     return _drop_doubtful(len(surfaces), verified)
 
 
-def _climb(
-    surfaces: Sequence[Surface], first: int, second: int, turn: int, down: int, across: int
-) -> Overlap | None:
+def _climb(surfaces: Sequence[Surface], first: int, second: int, turn: int, down: int, across: int) -> Overlap | None:
     """The best shift near the one that is proposed; None where the images share too little there."""
     proposed = cut_common(surfaces[first].steps, turn_image(surfaces[second].steps, turn), down, across)
     if proposed is None or correlate_coarsely(proposed) < _PROMISING:
@@ -117,7 +115,10 @@ def _holds(surfaces: Sequence[Surface], overlap: Overlap) -> bool:
     """Whether the images agree nearly everywhere, on enough, and at no other shift as well."""
     one, other, place = surfaces[overlap.first], surfaces[overlap.second], (overlap.down, overlap.across)
     images = one.structure(), other.structure(overlap.turn)
-    common, corners = cut_common(*images, *place), cut_common(one.corners, turn_image(other.corners, overlap.turn), *place)
+    common, corners = (
+        cut_common(*images, *place),
+        cut_common(one.corners, turn_image(other.corners, overlap.turn), *place),
+    )
     if common is None or corners is None or count_corners(corners) < MIN_CORNERS:
         return False
     if correlate_blocks(common) < MIN_BLOCK_CORRELATION:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from metal_defects.data.surface import TURNS, Surface, turn_image
+from metal_defects.data.surface import TURNS, Surface, find_turn, turn_image
 from metal_defects.log import track
 
 _RADIUS = 6  # pixels, of a patch
@@ -26,7 +26,9 @@ _MOST_PER_IMAGE = 100
 
 _OFFSETS = np.arange(-_RADIUS, _RADIUS + 1)
 # For each turn, where the values of a turned patch stand in the patch, (8, values).
-_TURNED = np.stack([turn_image(np.arange(len(_OFFSETS) ** 2).reshape(len(_OFFSETS), -1), turn).ravel() for turn in range(8)])
+_TURNED = np.stack(
+    [turn_image(np.arange(len(_OFFSETS) ** 2).reshape(len(_OFFSETS), -1), turn).ravel() for turn in range(8)]
+)
 _WINDOW = np.exp(-(_OFFSETS[:, None] ** 2 + _OFFSETS**2) / (2 * 4.0**2)).astype(np.float32)
 
 
@@ -129,7 +131,8 @@ def _find_alike(values: np.ndarray, owners: np.ndarray, rng: np.random.Generator
     """
     count = len(values)
     levels = max(0, int(np.ceil(np.log2(max(count, 1) / _LEAF))))
-    size = -(-count // 2**levels) * 2**levels
+    leaves = 1 << levels
+    size = -(-count // leaves) * leaves
     found, cosines = [np.zeros((0, 2), np.int64)], [np.zeros(0, np.float32)]
     for _ in track(range(_TREES), "Looking for overlaps", total=_TREES):
         order = np.concatenate([np.arange(count), rng.integers(0, count, size - count)])[None]
@@ -166,14 +169,10 @@ def _order(table: np.ndarray, merit: np.ndarray, images: int) -> Proposals:
     return Proposals(pair // max(images, 1), pair % max(images, 1), turn, np.stack([down, across], axis=1))
 
 
-def _find_turn(matrix: np.ndarray) -> int:
-    return int(np.flatnonzero((matrix == TURNS).all(axis=(1, 2)))[0])
-
-
 # The turn that brings an image to where another is upright, given the turns that make a patch of each upright.
-_COMPOSED = np.array([[_find_turn(one.T @ other) for other in TURNS] for one in TURNS])
+_COMPOSED = np.array([[find_turn(one.T @ other) for other in TURNS] for one in TURNS])
 # By the signs of a moment's two parts and by which is larger: the turn that makes both positive, the first larger.
 _UPRIGHT = np.array([
-    [[_find_turn(np.array(swap) @ np.diag([1 - 2 * up, 1 - 2 * left])) for swap in ([[1, 0], [0, 1]], [[0, 1], [1, 0]])]
+    [[find_turn(np.array(swap) @ np.diag([1 - 2 * up, 1 - 2 * left])) for swap in ([[1, 0], [0, 1]], [[0, 1], [1, 0]])]
      for left in (0, 1)] for up in (0, 1)
 ])  # fmt: skip

@@ -25,7 +25,7 @@ _MIN_STRIP = 10  # pixels, of the shorter side of a common area
 _BLOCK = 12  # pixels
 
 _MIRROR, _QUARTER = np.array([[1, 0], [0, -1]]), np.array([[0, -1], [1, 0]])
-# Turn t is np.rot90(image, t % 4), of the mirrored image from 4; what it does to (row, column) from the centre, (8, 2, 2).
+# Turn t is np.rot90(image, t % 4), of the mirrored image from 4, (8, 2, 2): what it does to (row, column) from the centre.
 TURNS = np.stack(
     [np.linalg.matrix_power(_QUARTER, turn) @ (_MIRROR if mirrored else np.eye(2, dtype=int))
      for mirrored, turn in product((False, True), range(4))]
@@ -37,15 +37,16 @@ class Surface:
     """An image reduced to the structure of its surface.
 
     Attributes:
-        steps: the structure, without light and contrast, in steps of `_STEP`, int8 (rows, columns): a set of images must
-            fit into memory.
+        steps: the structure, without light and contrast, in steps of `_STEP`, int8 (rows, columns): all images
+            of a set are kept.
     """
 
     steps: np.ndarray
 
     def structure(self, turn: int = 0) -> np.ndarray:
         """About 1 in standard deviation, in one of the eight `TURNS`, float32 (rows, columns)."""
-        return np.multiply(turn_image(self.steps, turn), _STEP, dtype=np.float32)
+        structure: np.ndarray = np.multiply(turn_image(self.steps, turn), _STEP, dtype=np.float32)
+        return structure
 
     @cached_property
     def corners(self) -> np.ndarray:
@@ -58,7 +59,13 @@ class Surface:
         down, across = np.gradient(self.structure())
         first, second, mixed = (gaussian_filter(part, _CORNER) for part in (down**2, across**2, down * across))
         smaller = (first + second) / 2 - np.hypot((first - second) / 2, mixed)
-        return np.clip(smaller / _FAINT, 0, 1).astype(np.float16)
+        corners: np.ndarray = np.clip(smaller / _FAINT, 0, 1).astype(np.float16)
+        return corners
+
+
+def find_turn(matrix: np.ndarray) -> int:
+    """Position in `TURNS` of what does the same to (row, column)."""
+    return int(np.flatnonzero((matrix == TURNS).all(axis=(1, 2)))[0])
 
 
 @dataclass(frozen=True)
@@ -81,6 +88,13 @@ def choose_reduction(sizes: list[tuple[int, int]]) -> float:
     return max(1.0, float(np.median([np.sqrt(width * height) for width, height in sizes])) / SIDE) if sizes else 1.0
 
 
+def reduce_image(pixels: np.ndarray, reduction: float) -> np.ndarray:
+    """Grey levels of an image, reduced, float32 (rows, columns); `pixels` are uint8 (H, W, 3)."""
+    image = Image.fromarray(pixels).convert("L")
+    size = max(1, round(image.width / reduction)), max(1, round(image.height / reduction))
+    return np.asarray(image.resize(size, Image.Resampling.BOX), np.float32)
+
+
 def take_surface(pixels: np.ndarray, reduction: float) -> Surface:
     """The surface of a decoded image.
 
@@ -90,9 +104,7 @@ def take_surface(pixels: np.ndarray, reduction: float) -> Surface:
     """
     from scipy.ndimage import gaussian_filter
 
-    image = Image.fromarray(pixels).convert("L")
-    size = max(1, round(image.width / reduction)), max(1, round(image.height / reduction))
-    grey = np.asarray(image.resize(size, Image.Resampling.BOX), np.float32)
+    grey = reduce_image(pixels, reduction)
     fine = gaussian_filter(grey, _FINEST, mode="nearest") - gaussian_filter(grey, _COARSEST, mode="nearest")
     contrast = np.sqrt(gaussian_filter(fine**2, _CONTRAST, mode="nearest"))
     return Surface(np.clip(np.rint(fine / (contrast + _FLAT) / _STEP), -127, 127).astype(np.int8))
@@ -118,7 +130,7 @@ def cut_common(one: np.ndarray, other: np.ndarray, down: int, across: int) -> Co
 
 
 def correlate_coarsely(common: Common) -> float:
-    """Correlation of every second pixel down and across: cheap, and enough to see that two images have nothing alike."""
+    """Correlation of every second pixel down and across: cheap, and enough to rule most proposals out."""
     one, other = (image[::2, ::2].astype(np.float32).ravel() for image in (common.one, common.other))
     return float(one @ other) / max(float(np.sqrt((one @ one) * (other @ other))), 1e-6)
 
@@ -154,7 +166,8 @@ def correlate_blocks(common: Common) -> float:
         return 0.0
 
     def sum_blocks(values: np.ndarray) -> np.ndarray:
-        return values.reshape(-1, width)[:height].reshape(height // _BLOCK, _BLOCK, -1, _BLOCK).sum(axis=(1, 3)).ravel()
+        sums: np.ndarray = values.reshape(height // _BLOCK, _BLOCK, -1, _BLOCK).sum(axis=(1, 3)).ravel()
+        return sums
 
     down, across, other_down, other_across = _slopes(Common(*(
         image[: height + 1, : width + 1] for image in (common.one, common.other)

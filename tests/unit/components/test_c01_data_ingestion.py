@@ -19,7 +19,14 @@ from metal_defects.data.manifest import NamedBox
 from metal_defects.errors import DataError
 from metal_defects.files import read_json, sha256_file
 
-FILES = ("manifest.csv", "quarantine.csv", "source.json", "validation_report.json")
+FILES = (
+    "manifest.csv",
+    "quarantine.csv",
+    "source.json",
+    "validation_report.json",
+    "overlaps.csv",
+    "plots/overlaps.png",
+)
 
 
 def draw(path: Path, seed: int, side: int = 40) -> None:
@@ -51,7 +58,7 @@ def test_manifest_and_report(tmp_path: Path) -> None:
     shutil.copy(data / "dent/003.png", data / "dent/copy.png")
     out = ingest(data, tmp_path / "out")
     rows = read_rows(out / "manifest.csv")
-    assert sorted(path.name for path in out.iterdir()) == sorted(FILES)
+    assert sorted(str(path.relative_to(out)) for path in out.rglob("*.*")) == sorted(FILES)
     assert list(rows[0]) == ["path", "label", "split", "sha256", "group", "width", "height", "boxes"]
     assert [row["path"] for row in rows] == sorted(row["path"] for row in rows)
     assert len(rows) == 31

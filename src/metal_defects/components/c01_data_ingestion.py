@@ -16,7 +16,7 @@ from metal_defects.data.grouping import loosen_classes, pair_names, regroup
 from metal_defects.data.imaging import ImageError, decode_image, read_size
 from metal_defects.data.layouts import ImageSet, LabelledFile, read_image_set
 from metal_defects.data.manifest import LeftOut, ManifestRow, OverlapRow, SourceCard
-from metal_defects.data.overlaps import Overlap, find_overlaps
+from metal_defects.data.overlaps import Overlap, drop_poor_copies, find_overlaps
 from metal_defects.data.sources import Source
 from metal_defects.data.splits import Assignment, Item, assign_splits
 from metal_defects.data.surface import Surface, choose_reduction, reduce_image, take_surface
@@ -74,6 +74,8 @@ def run(ctx: StageContext) -> None:
     require_passed([quarantine])  # the other checks would only blame what is left
 
     matches = find_matches([image.print for image in images], params.duplicates)
+    if params.duplicates == "overlap":
+        matches = drop_poor_copies(matches, [image.surface for image in images])
     originals = group_pairs(len(images), [(match.first, match.second) for match in matches])
     overlaps = _find_overlaps(images, originals, ctx.setting("seed")) if params.duplicates == "overlap" else []
     named, unnamed = pair_names([image.file.path for image in images], params.group_by) if params.group_by else ([], 0)

@@ -100,6 +100,7 @@ class ImageRow(Record):
         path: below the folder of stage 02.
         sha256: of its pixels.
         source: path in the manifest.
+        group: its piece of surface, as in the manifest.
     """
 
     path: str
@@ -107,6 +108,7 @@ class ImageRow(Record):
     split: SplitName
     sha256: str
     source: str
+    group: str
 
 
 class DataCard(Record):

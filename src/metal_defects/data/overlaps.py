@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from metal_defects.data.duplicates import group_pairs
+from metal_defects.data.duplicates import Match, group_pairs
 from metal_defects.data.proposals import propose
 from metal_defects.data.surface import (
+    Common,
     Surface,
     correlate_blocks,
     correlate_coarsely,
@@ -31,6 +32,7 @@ MIN_BLOCK_CORRELATION = 0.5
 # of a NEU-DET image has 15 to 40 of them.
 MIN_CORNERS = 15.0
 SURE_CORRELATION = 0.7  # a less certain overlap needs a second one beside it
+_SURE_COPY = 0.98
 _PROMISING = 0.2
 _NEIGHBOURS = ((-1, 0), (1, 0), (0, -1), (0, 1))
 _RIVALS = 4  # shifts at which an image resembles itself most
@@ -86,6 +88,22 @@ def find_overlaps(surfaces: Sequence[Surface], seed: int = 0) -> list[Overlap]:
             best[first, second] = found
     verified = [overlap for _, overlap in sorted(best.items()) if _holds(surfaces, overlap)]
     return _drop_doubtful(len(surfaces), verified)
+
+
+def drop_poor_copies(matches: Sequence[Match], surfaces: Sequence[Surface]) -> list[Match]:
+    """Leave out look-alikes of so few corners that drawn patterns of one style correlate as highly by chance."""
+
+    def is_rich(match: Match) -> bool:
+        return all(
+            count_corners(Common(surfaces[index].corners, surfaces[index].corners)) >= MIN_CORNERS
+            for index in (match.first, match.second)
+        )
+
+    return [
+        match
+        for match in matches
+        if match.kind in ("file", "pixels") or match.correlation >= _SURE_COPY or is_rich(match)
+    ]
 
 
 def _climb(surfaces: Sequence[Surface], first: int, second: int, turn: int, down: int, across: int) -> Overlap | None:

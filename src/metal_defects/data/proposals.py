@@ -130,14 +130,15 @@ def _find_alike(values: np.ndarray, owners: np.ndarray, rng: np.random.Generator
     by one product of matrices.
     """
     count = len(values)
-    levels = max(0, int(np.ceil(np.log2(max(count, 1) / _LEAF))))
+    levels = (count // _LEAF).bit_length()
     leaves = 1 << levels
     size = -(-count // leaves) * leaves
     found, cosines = [np.zeros((0, 2), np.int64)], [np.zeros(0, np.float32)]
     for _ in track(range(_TREES), "Looking for overlaps", total=_TREES):
         order = np.concatenate([np.arange(count), rng.integers(0, count, size - count)])[None]
         for _ in range(levels):
-            along = (values @ rng.standard_normal(values.shape[1]).astype(np.float32))[order]
+            direction = np.asarray(rng.standard_normal(values.shape[1]), np.float32)
+            along = (values @ direction)[order]
             halves = np.argpartition(along, order.shape[1] // 2, axis=1)
             order = np.take_along_axis(order, halves, axis=1).reshape(2 * len(order), -1)
         alike = values[order] @ values[order].transpose(0, 2, 1)

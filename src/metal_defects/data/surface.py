@@ -25,7 +25,7 @@ _MIN_STRIP = 10  # pixels, of the shorter side of a common area
 _BLOCK = 12  # pixels
 
 _MIRROR, _QUARTER = np.array([[1, 0], [0, -1]]), np.array([[0, -1], [1, 0]])
-# Turn t is np.rot90(image, t % 4), of the mirrored image from 4, (8, 2, 2): what it does to (row, column) from the centre.
+# Turn t is np.rot90(image, t % 4), of the mirrored image from 4. What each does to (row, column) from the centre:
 TURNS = np.stack(
     [np.linalg.matrix_power(_QUARTER, turn) @ (_MIRROR if mirrored else np.eye(2, dtype=int))
      for mirrored, turn in product((False, True), range(4))]
@@ -56,7 +56,8 @@ class Surface:
         """
         from scipy.ndimage import gaussian_filter
 
-        down, across = np.gradient(self.structure())
+        structure = self.structure()
+        down, across = (np.diff(structure, axis=axis, append=structure.take([-1], axis)) for axis in (0, 1))
         first, second, mixed = (gaussian_filter(part, _CORNER) for part in (down**2, across**2, down * across))
         smaller = (first + second) / 2 - np.hypot((first - second) / 2, mixed)
         corners: np.ndarray = np.clip(smaller / _FAINT, 0, 1).astype(np.float16)

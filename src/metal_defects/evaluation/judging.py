@@ -145,7 +145,7 @@ def judge_out_of_fold(run: TunedRun, params: ModelEvaluationParams, clock: Clock
         labels=found.labels,
         probabilities=probabilities,
         temperature=temperature,
-        calibration=judge_calibration(logits, found.labels, temperature, folds, run.training.seed),
+        calibration=judge_calibration(logits, found.labels, temperature, folds, run.training.seed, found.groups),
         conformal=judge_coverage(probabilities, found.labels, folds, params.coverage, run.classes),
     )
 

@@ -158,7 +158,7 @@ def answer_out_of_fold(run: TunedRun, folds: int, repeats: int) -> OutOfFold:
     """
     if run.trainer is None:
         logits = _log(predict_images(run.model, load_snapshot(run.training.snapshots, "valid")))[None]
-        return OutOfFold(run.valid.labels, logits, np.zeros(logits.shape[:2], np.int32))
+        return OutOfFold(run.valid.labels, logits, np.zeros(logits.shape[:2], np.int32), run.valid.groups)
     trainer, train = run.trainer, run.train
     recipe = trainer.read_recipe(run.values)
     columns = trainer.bank.columns(recipe.taps)

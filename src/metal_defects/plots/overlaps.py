@@ -71,6 +71,8 @@ def _choose_pieces(
 
 def _draw_sizes(axes: "Axes", groups: Sequence[str]) -> None:
     """How many pieces have how many images."""
+    from matplotlib.ticker import FuncFormatter
+
     sizes = Counter(Counter(groups).values())
     names = sorted(sizes)
     axes.bar(range(len(names)), [sizes[size] for size in names], color=[BLUE if size > 1 else QUIET for size in names])
@@ -83,6 +85,7 @@ def _draw_sizes(axes: "Axes", groups: Sequence[str]) -> None:
     axes.set_title(f"{shared} of {len(groups)} images share surface with others, in {pieces} pieces")
     axes.set_xticks(range(len(names)), [str(size) for size in names])
     axes.set(xlabel="images of one piece", ylabel="pieces", yscale="symlog")
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.margins(y=0.15)
 
 

@@ -108,31 +108,36 @@ def brier(probabilities: np.ndarray, labels: np.ndarray) -> float:
 
 
 def expected_calibration_error(
-    probabilities: np.ndarray, labels: np.ndarray, bins: int = BINS, seed: int = 0
+    probabilities: np.ndarray, labels: np.ndarray, bins: int = BINS, seed: int = 0, groups: np.ndarray | None = None
 ) -> CalibrationError:
     """Mean gap between confidence and accuracy over bins of equally many images, with a bootstrap interval.
 
     Equal-mass bins: J. Nixon et al., "Measuring calibration in deep learning" (2019). The measure is never negative
-    and chance adds to it, so its bootstrap interval leans upwards, and the more so the fewer the images.
+    and chance adds to it, so its bootstrap interval leans upwards, and the more so the fewer the images. What is drawn
+    again is groups, not images: A. Davison & D. Hinkley, Bootstrap Methods and their Application (1997), section 3.8.
 
     Args:
         probabilities: (n, C).
         labels: integers in [0, C), (n,).
         bins: at most; never more than images.
         seed: of the resampling.
+        groups: images of the same value show one piece of surface, (n,); every image one of its own where None.
     """
     confidence, correct = probabilities.max(axis=1).astype(np.float64), probabilities.argmax(axis=1) == labels
     order = np.argsort(confidence, kind="stable")
     confidence, correct = confidence[order], correct[order].astype(np.float64)
     count = len(labels)
-    edges = np.linspace(0, count, min(bins, count) + 1).astype(int)[:-1]
+    edges = _split_evenly(count, bins)
     sizes = np.diff(np.append(edges, count))
     random = np.random.default_rng(seed)
     values = []
+    codes = np.unique(order if groups is None else groups[order], return_inverse=True)[1]
+    pieces = codes.max() + 1
     for _ in range(RESAMPLES):
-        # Positions in ascending order keep the confidences sorted.
-        drawn = np.sort(random.integers(0, count, count))
-        values.append(np.abs(np.add.reduceat(confidence[drawn] - correct[drawn], edges)).sum() / count)
+        # Repeated where they stand, the confidences stay sorted.
+        times = np.bincount(random.integers(0, pieces, pieces), minlength=pieces)[codes]
+        drawn = np.repeat(confidence - correct, times)
+        values.append(np.abs(np.add.reduceat(drawn, _split_evenly(len(drawn), bins))).sum() / len(drawn))
     low, high = np.quantile(values, [0.025, 0.975])
     value = float(np.abs(np.add.reduceat(confidence - correct, edges)).sum() / count)
     confidences, accuracies = (np.add.reduceat(part, edges) / sizes for part in (confidence, correct))
@@ -145,8 +150,19 @@ def expected_calibration_error(
     )
 
 
+def _split_evenly(count: int, bins: int) -> np.ndarray:
+    """Where bins of equally many images start; never more bins than images."""
+    starts: np.ndarray = np.linspace(0, count, min(bins, count) + 1).astype(int)[:-1]
+    return starts
+
+
 def judge_calibration(
-    logits: np.ndarray, labels: np.ndarray, temperature: float, folds: np.ndarray, seed: int = 0
+    logits: np.ndarray,
+    labels: np.ndarray,
+    temperature: float,
+    folds: np.ndarray,
+    seed: int = 0,
+    groups: np.ndarray | None = None,
 ) -> Calibration:
     """Calibration error, cross-entropy and Brier score before and after.
 
@@ -156,20 +172,23 @@ def judge_calibration(
         temperature: that will be used, fitted to all of them.
         folds: in which fold each image was left out, (n,); "after" uses temperatures fitted on the other folds.
         seed: of the resampling.
+        groups: images of the same value show one piece of surface, (n,).
     """
     logits, labels = _check(logits, labels)
     return Calibration(
         images=len(labels),
         errors=int((logits.argmax(axis=1) != labels).sum()),
         temperature=temperature,
-        before=_judge_confidence(apply_temperature(logits, 1.0), labels, seed),
-        after=_judge_confidence(cross_fit(logits, labels, folds), labels, seed),
+        before=_judge_confidence(apply_temperature(logits, 1.0), labels, seed, groups),
+        after=_judge_confidence(cross_fit(logits, labels, folds), labels, seed, groups),
     )
 
 
-def _judge_confidence(probabilities: np.ndarray, labels: np.ndarray, seed: int) -> Confidence:
+def _judge_confidence(
+    probabilities: np.ndarray, labels: np.ndarray, seed: int, groups: np.ndarray | None
+) -> Confidence:
     return Confidence(
-        ece=expected_calibration_error(probabilities, labels, seed=seed),
+        ece=expected_calibration_error(probabilities, labels, seed=seed, groups=groups),
         negative_log_likelihood=float(image_losses(labels, probabilities).mean()),
         brier=brier(probabilities, labels),
     )

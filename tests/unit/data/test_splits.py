@@ -200,4 +200,4 @@ def test_large_group_that_fits_nowhere_is_told() -> None:
     items = [Item(f"A/{number}.png", "A", "A/0.png") for number in range(9)] + make_items({"B": 10})
     assignment = assign_splits(items, params(), 1)
     assert len({assignment.splits[item.path] for item in items if item.label == "A"}) == 1
-    assert any("beside their copies" in note for note in assignment.notes)
+    assert any("pieces stay whole" in note for note in assignment.notes)

@@ -33,7 +33,7 @@ MIN_BLOCK_CORRELATION = 0.5
 MIN_CORNERS = 15.0
 SURE_CORRELATION = 0.7  # a less certain overlap needs a second one beside it
 _SURE_COPY = 0.98
-_PROMISING = 0.2
+_PROMISING, _COARSELY_PROMISING = 0.2, 0.35
 _NEIGHBOURS = ((-1, 0), (1, 0), (0, -1), (0, 1))
 _RIVALS = 4  # shifts at which an image resembles itself most
 
@@ -109,7 +109,7 @@ def drop_poor_copies(matches: Sequence[Match], surfaces: Sequence[Surface]) -> l
 def _climb(surfaces: Sequence[Surface], first: int, second: int, turn: int, down: int, across: int) -> Overlap | None:
     """The best shift near the one that is proposed; None where the images share too little there."""
     proposed = cut_common(surfaces[first].steps, turn_image(surfaces[second].steps, turn), down, across)
-    if proposed is None or correlate_coarsely(proposed) < _PROMISING:
+    if proposed is None or correlate_coarsely(proposed) < _COARSELY_PROMISING:
         return None
     one, other = surfaces[first].structure(), surfaces[second].structure(turn)
 

@@ -43,6 +43,8 @@ class Artifact:
 MANIFEST = Artifact(INGESTION, "manifest.csv", "every image that is used: class, split, digest, copies, boxes")
 QUARANTINE = Artifact(INGESTION, "quarantine.csv", "every file that is not used, and why")
 SOURCE = Artifact(INGESTION, "source.json", "where the images come from, and their classes")
+OVERLAPS = Artifact(INGESTION, "overlaps.csv", "every pair of images that overlap, and where")
+OVERLAPS_PLOT = Artifact(INGESTION, "plots/overlaps.png", "the same: sizes of the pieces, and some of them stitched")
 VALIDATION = Artifact(INGESTION, "validation_report.json", "what the checks of the data found")
 
 IMAGES = Artifact(PREPROCESSING, "images.csv", "every preprocessed image")

@@ -5,13 +5,23 @@ Order of precedence, lowest first: the files, `METAL_DEFECTS__SECTION__KEY` envi
 """
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from box import ConfigBox
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from metal_defects.errors import ConfigError
 from metal_defects.shipped import find_shipped
@@ -30,6 +40,7 @@ SUM_TOLERANCE = 0.01
 Resize = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 # Of networks that are trained step by step, where nothing else is asked for.
 USUAL_L2 = 1e-4
+Duplicates = Literal["overlap", "near", "exact", "off"]
 Classes = Literal["auto"] | dict[str, tuple[str, ...]]
 ViewKind = Literal["damage", "mild"]
 Views = Literal["none", "mild", "damage", "all"]
@@ -147,10 +158,19 @@ def _read_off(value: Any) -> Any:
     return "off" if value is False else value
 
 
+def _check_pattern(pattern: str | None) -> str | None:
+    try:
+        re.compile(pattern or "")
+    except re.error as error:
+        raise ValueError(f"must be a regular expression, such as _([0-9]+)_ ({error})") from error
+    return pattern
+
+
 class DataIngestionParams(_Frozen):
     split: Literal["auto"] | SplitSizes
     valid_share_of_train: Annotated[float, Field(gt=0, lt=1)]
-    duplicates: Annotated[Literal["near", "exact", "off"], BeforeValidator(_read_off)]
+    duplicates: Annotated[Duplicates, BeforeValidator(_read_off)]
+    group_by: Annotated[str | None, AfterValidator(_check_pattern)] = None
     max_quarantined_share: Share
     synthetic_images_per_class: Annotated[int, Field(ge=4, le=10_000)]
 

@@ -100,7 +100,7 @@ def plan_with(workshop: Workshop, *overrides: str) -> list[Status]:
     ("override", "before", "first"),
     [
         ("seed=7", "42", "01"),
-        ("data_ingestion.duplicates='off'", "near", "01"),
+        ("data_ingestion.duplicates='off'", "overlap", "01"),
         ("image.min_side=16", "32", "01"),
         ("data_preprocessing.resize=nearest", "bilinear", "02"),
         ("model_builder.models=[custom_cnn]", "[efficientnet_lite0]", "04"),

@@ -16,6 +16,7 @@ from metal_defects.data.validation import (
     CopiesCheck,
     Copy,
     LabelsCheck,
+    OverlapsCheck,
     QuarantineCheck,
     SplitCheck,
     ValidationReport,
@@ -48,6 +49,16 @@ def make_validation(**parts: Any) -> ValidationReport:
             message=EVIL,
             groups=((EVIL, "b"),),
             pairs=(Copy(first=EVIL, second="b", kind="near", correlation=0.98),),
+        ),
+        "overlaps": OverlapsCheck(
+            status="warn",
+            message="2 of 40 images share surface with others.",
+            images=COUNT,
+            shared=2,
+            pieces=counts,
+            largest=dict.fromkeys(CLASSES, 2),
+            unnamed=0,
+            loosened=(),
         ),
         "labels": LabelsCheck(**ok, disputed=()),
         "split": SplitCheck(
@@ -91,7 +102,7 @@ def make_findings(artifacts: Path, **parts: Any) -> Findings:
         for index, source in enumerate(SOURCES)
     )
     images = tuple(
-        ImageRow(path=f"{index}.png", label=row.label, split=row.split, sha256="0", source=row.path)
+        ImageRow(path=f"{index}.png", label=row.label, split=row.split, sha256="0", source=row.path, group=row.path)
         for index, row in enumerate(manifest)
     )
     folder = {name: artifacts / name for name in (a.PREPROCESSING, a.TRAINING, a.TUNING, a.EVALUATING, a.EXPORT)}

@@ -105,9 +105,8 @@ def _search(ctx: StageContext, trainer: Trainer, entry: ModelEntry, images: Labe
     make_callbacks = partial(build_callbacks, ctx.setting("callbacks"), is_trial=True)
     params: HyperparameterTuningParams = ctx.setting("hyperparameter_tuning")
     if isinstance(trainer, FrozenTrainer):
-        groups = {row.path: row.group for row in ctx.read_rows(MANIFEST, ManifestRow)}
-        own = np.array([groups[row.source] for row in images.select("train")])
-        found = search_recipe(trainer, own, params, make_callbacks, ctx.resume)
+        groups = np.array([row.group for row in images.select("train")])
+        found = search_recipe(trainer, groups, params, make_callbacks, ctx.resume)
     else:
         labels = images.labels("valid")
         found = search_network(trainer, labels, params, make_callbacks, ctx.resume, ctx.setting("seed"))

@@ -77,7 +77,9 @@ def judge_out_of_fold(run: TunedRun, params: ModelEvaluationParams, clock: Clock
     logits, folds = found.logits.mean(axis=0), found.folds[0]
     rounds = zip(found.logits, found.folds, strict=True)
     calibrated = np.stack([cross_fit(row, found.labels, numbers) for row, numbers in rounds])
-    answers = OutOfFold(found.labels, np.log(np.maximum(calibrated, 1e-30)).astype(np.float32), found.folds)
+    answers = OutOfFold(
+        found.labels, np.log(np.maximum(calibrated, 1e-30)).astype(np.float32), found.folds, found.groups
+    )
     probabilities = priors.shift(cross_fit(logits, found.labels, folds))
     return Judged(
         protocol=protocol,
@@ -86,7 +88,7 @@ def judge_out_of_fold(run: TunedRun, params: ModelEvaluationParams, clock: Clock
         folds=folds,
         priors=priors,
         probabilities=probabilities,
-        calibration=judge_calibration(logits, found.labels, folds, priors, run.training.seed),
+        calibration=judge_calibration(logits, found.labels, folds, priors, run.training.seed, found.groups),
         conformal=judge_coverage(probabilities, found.labels, folds, params.coverage, run.classes),
     )
 

@@ -149,7 +149,7 @@ def answer_out_of_fold(run: TunedRun, folds: int, repeats: int) -> OutOfFold:
     """
     if run.trainer is None:
         logits = _log(predict_images(run.model, load_snapshot(run.training.snapshots, "valid")))[None]
-        return OutOfFold(run.valid.labels, logits, np.zeros(logits.shape[:2], np.int32))
+        return OutOfFold(run.valid.labels, logits, np.zeros(logits.shape[:2], np.int32), run.valid.groups)
     trainer, train, recipe = run.trainer, run.train, read_recipe(run)
 
     def fit(features: np.ndarray, labels: np.ndarray, _groups: np.ndarray, _seed: int) -> Predict:

@@ -52,7 +52,7 @@ STAGES = (
         settings=("seed", "data_ingestion", "classes", "image", "split"),
         outside=(DATA,),
         reads=(),
-        writes=(a.MANIFEST, a.QUARANTINE, a.SOURCE, a.VALIDATION),
+        writes=(a.MANIFEST, a.QUARANTINE, a.SOURCE, a.VALIDATION, a.OVERLAPS, a.OVERLAPS_PLOT),
     ),
     Stage(
         name=a.PREPROCESSING,

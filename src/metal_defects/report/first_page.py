@@ -206,8 +206,8 @@ def _list_limits(found: Findings, metrics: Metrics) -> tuple[str, ...]:
         "defect that resembles one of them can slip through; so can a second defect beside the one that it names.",
         "All images come from one source. Another mill, camera, light or magnification is another surface: measure it "
         "first (python main.py evaluate FOLDER).",
-        "Copies are kept on one side of the split, overlapping pictures of the same plate may not be: figures from "
-        "random splits tend to be optimistic.",
+        f"{found.validation.overlaps.message} Images of one plate that do not overlap are known only by their names "
+        "(data_ingestion.group_by): without these, figures tend to be optimistic.",
         f"Weakest proof: {weakest.name}, found in {of_hundred(weakest.recall.value)} of 100 on "
         f"{weakest.support:,} images; the true share may be as low as {of_hundred(weakest.recall.low)}.",
     ]

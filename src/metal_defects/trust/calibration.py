@@ -158,12 +158,18 @@ def brier(probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray | N
 
 
 def expected_calibration_error(
-    probabilities: np.ndarray, labels: np.ndarray, bins: int = BINS, seed: int = 0, weights: np.ndarray | None = None
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    bins: int = BINS,
+    seed: int = 0,
+    weights: np.ndarray | None = None,
+    groups: np.ndarray | None = None,
 ) -> CalibrationError:
     """Mean gap between confidence and accuracy over bins of equally many images, with a bootstrap interval.
 
     Equal-mass bins: J. Nixon et al., "Measuring calibration in deep learning" (2019). The measure is never negative
-    and chance adds to it, so its bootstrap interval leans upwards, and the more so the fewer the images.
+    and chance adds to it, so its bootstrap interval leans upwards, and the more so the fewer the images. What is drawn
+    again is groups, not images: A. Davison & D. Hinkley, Bootstrap Methods and their Application (1997), section 3.8.
 
     Args:
         probabilities: (n, C).
@@ -171,19 +177,24 @@ def expected_calibration_error(
         bins: at most; never more than images.
         seed: of the resampling.
         weights: how much each image counts, (n,); all the same where None.
+        groups: images of the same value show one piece of surface, (n,); every image one of its own where None.
     """
     confidence, correct = probabilities.max(axis=1).astype(np.float64), probabilities.argmax(axis=1) == labels
     order = np.argsort(confidence, kind="stable")
     mass = np.ones(len(labels)) if weights is None else weights[order].astype(np.float64)
     confidence, correct = confidence[order], correct[order].astype(np.float64)
     gaps, count = mass * (confidence - correct), len(labels)
-    edges = np.linspace(0, count, min(bins, count) + 1).astype(int)[:-1]
+    edges = _split_evenly(count, bins)
     random = np.random.default_rng(seed)
     values = []
+    codes = np.unique(order if groups is None else groups[order], return_inverse=True)[1]
+    pieces = codes.max() + 1
     for _ in range(RESAMPLES):
-        # Positions in ascending order keep the confidences sorted.
-        drawn = np.sort(random.integers(0, count, count))
-        values.append(np.abs(np.add.reduceat(gaps[drawn], edges)).sum() / mass[drawn].sum())
+        # Repeated where they stand, the confidences stay sorted.
+        times = np.bincount(random.integers(0, pieces, pieces), minlength=pieces)[codes]
+        drawn = np.repeat(gaps, times)
+        starts = _split_evenly(len(drawn), bins)
+        values.append(np.abs(np.add.reduceat(drawn, starts)).sum() / np.repeat(mass, times).sum())
     low, high = np.quantile(values, [0.025, 0.975])
     value = float(np.abs(np.add.reduceat(gaps, edges)).sum() / mass.sum())
     masses = np.add.reduceat(mass, edges)
@@ -198,8 +209,19 @@ def expected_calibration_error(
     )
 
 
+def _split_evenly(count: int, bins: int) -> np.ndarray:
+    """Where bins of equally many images start; never more bins than images."""
+    starts: np.ndarray = np.linspace(0, count, min(bins, count) + 1).astype(int)[:-1]
+    return starts
+
+
 def judge_calibration(
-    logits: np.ndarray, labels: np.ndarray, folds: np.ndarray, priors: Priors, seed: int = 0
+    logits: np.ndarray,
+    labels: np.ndarray,
+    folds: np.ndarray,
+    priors: Priors,
+    seed: int = 0,
+    groups: np.ndarray | None = None,
 ) -> Calibration:
     """Calibration error, cross-entropy and Brier score before and after, of the mix of classes that is served.
 
@@ -209,20 +231,23 @@ def judge_calibration(
         folds: in which fold each image was left out, (n,); "after" uses scalings fitted on the other folds.
         priors: images count by them, so that the figures are those of the mix that is served.
         seed: of the resampling.
+        groups: images of the same value show one piece of surface, (n,).
     """
     logits, labels = _check(logits, labels)
     weights = priors.weigh(labels)
     pairs = (Scaling().apply(logits), cross_fit(logits, labels, folds))
-    before, after = (_judge_confidence(priors.shift(shares), labels, weights, seed) for shares in pairs)
+    before, after = (_judge_confidence(priors.shift(shares), labels, weights, seed, groups) for shares in pairs)
     errors = int((pairs[1].argmax(axis=1) != labels).sum())
     return Calibration(
         images=len(labels), errors=errors, scaling=fit_scaling(logits, labels), before=before, after=after
     )
 
 
-def _judge_confidence(probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray, seed: int) -> Confidence:
+def _judge_confidence(
+    probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray, seed: int, groups: np.ndarray | None
+) -> Confidence:
     return Confidence(
-        ece=expected_calibration_error(probabilities, labels, seed=seed, weights=weights),
+        ece=expected_calibration_error(probabilities, labels, seed=seed, weights=weights, groups=groups),
         negative_log_likelihood=float(np.average(image_losses(labels, probabilities), weights=weights)),
         brier=brier(probabilities, labels, weights),
     )

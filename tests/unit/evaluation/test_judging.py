@@ -43,7 +43,7 @@ def list_rows(snapshots: Path) -> tuple[list[ManifestRow], list[ImageRow]]:
             boxes = (NamedBox(left=0, top=0, right=16, bottom=32, label="Other"),) if index % 2 else ()
             shared = {"label": name, "split": split, "sha256": ""}
             manifest.append(ManifestRow(path=path, group=path, width=32, height=32, boxes=boxes, **shared))
-            images.append(ImageRow(path=f"pictures/{path}", source=path, **shared))
+            images.append(ImageRow(path=f"pictures/{path}", source=path, group=path, **shared))
     return manifest, images
 
 

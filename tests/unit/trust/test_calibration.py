@@ -192,3 +192,14 @@ def test_calibration_holds_for_another_mix() -> None:
 def test_refuses(logits: np.ndarray, labels: np.ndarray) -> None:
     with pytest.raises(ValueError, match="Got"):
         fit_scaling(logits, labels)
+
+
+def test_calibration_error_draws_whole_pieces_again() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.repeat((rng.random(40) < 0.7).astype(int), 25)
+    probabilities = np.tile([0.3, 0.7], (1000, 1))
+    alone = expected_calibration_error(probabilities, labels)
+    pieces = expected_calibration_error(probabilities, labels, groups=np.repeat(np.arange(40), 25))
+    assert pieces.value == alone.value
+    assert pieces.high > alone.high + 0.02
+    assert pieces == expected_calibration_error(probabilities, labels, groups=np.repeat(np.arange(40), 25) + 7)

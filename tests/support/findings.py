@@ -37,6 +37,7 @@ from support.evaluations import (
     make_probabilities,
     make_split_metrics,
 )
+from support.model_results import make_trial
 
 
 def make_validation(**parts: Any) -> ValidationReport:
@@ -155,30 +156,13 @@ def _base(name: str, title: str) -> BaseResult:
 
 def make_trials() -> tuple[Trial, ...]:
     """A first look at two recipes, and the comparison of three, of which the last one failed and the second wins."""
-    recipe = {"taps": "default", "pooling": "moments", "hidden_units": 0, "views": "none", "l2": 0.0003}
-    look = Trial(
-        number=0,
-        status="COMPLETED",
-        score=0.35,
-        accuracy=0.9,
-        images=30,
-        first_look=True,
-        gmacs=0.38,
-        seconds=0.91,
-        epochs=None,
-        params=recipe,
-        message="",
-    )
-    early = {**recipe, "taps": "early"}
-    compared = {"images": COUNT, "first_look": False, "behind": 0.0, "behind_error": 0.0, "damaged_accuracy": 0.925}
-    tied = {"behind": 0.0123, "behind_error": 0.0456, "gmacs": 0.28}
-    failed = {"status": "FAILED", "first_look": False, **dict.fromkeys(("score", "accuracy", "images", "seconds"))}
+    compared = {"first_look": False, "images": COUNT, "damaged_accuracy": 0.925}
     return (
-        look,
-        look.model_copy(update={"number": 1, "score": 0.3, "gmacs": 0.28, "params": early}),
-        look.model_copy(update={"number": 2, "score": 0.2, **compared}),
-        look.model_copy(update={"number": 3, "score": 0.2123, **compared, **tied, "params": early}),
-        look.model_copy(update={"number": 4, **failed, "params": {**early, "views": "all", "l2": None}}),
+        make_trial(0),
+        make_trial(1, gmacs=0.28, params={"taps": "early"}),
+        make_trial(2, **compared, behind=0.0, behind_error=0.0),
+        make_trial(3, **compared, behind=0.0123, behind_error=0.0456, gmacs=0.28, params={"taps": "early"}),
+        make_trial(4, first_look=False, status="FAILED", score=None, accuracy=None, images=None, seconds=None),
     )
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from metal_defects.data.manifest import DataCard
 from metal_defects.metrics import Metrics, SplitMetrics, classification_metrics
-from metal_defects.models.results import BaseResult
+from metal_defects.models.results import BaseResult, Trial
 
 DATA = DataCard(kind="path", notice=None)
 
@@ -36,3 +36,22 @@ def make_base_result(**changes: Any) -> BaseResult:
         "seconds": 1.0,
     }
     return BaseResult(**usual | splits | changes)
+
+
+def make_trial(number: int, **changes: Any) -> Trial:
+    """A first look that went well, or another trial."""
+    params = {"taps": "default", "pooling": "moments", "views": "none", "hidden_units": 0, "l2": 0.003}
+    usual = {
+        "number": number,
+        "status": "COMPLETED",
+        "score": 0.28,
+        "accuracy": 0.98,
+        "images": 400,
+        "first_look": True,
+        "gmacs": 0.3,
+        "seconds": 2.0,
+        "epochs": None,
+        "params": params | changes.pop("params", {}),
+        "message": "",
+    }
+    return Trial(**usual | changes)

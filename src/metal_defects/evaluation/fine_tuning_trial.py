@@ -131,13 +131,12 @@ def _compare(frozen: np.ndarray, tuned: np.ndarray, labels: np.ndarray, minutes:
     gains = image_losses(labels, frozen) - image_losses(labels, tuned)
     gain, error = float(gains.mean()), float(gains.std(ddof=1) / np.sqrt(len(gains)))
     kept = gain > error
-    how = "more" if kept else "not more"
+    difference = f"{gain:.4f} ± {error:.4f} lower (paired), {'more' if kept else 'not more'} than one standard error"
+    if gain < 0:
+        difference = f"{-gain:.4f} ± {error:.4f} higher (paired)"
     return FineTuning(
         kept=kept,
-        reason=(
-            f"On {len(labels)} validation images its log loss is {gain:.4f} ± {error:.4f} lower (paired), {how} than "
-            "one standard error."
-        ),
+        reason=f"On {len(labels)} validation images its log loss is {difference}.",
         minutes=round(minutes, 1),
         images=len(labels),
         frozen_accuracy=float((frozen.argmax(axis=1) == labels).mean()),

@@ -59,7 +59,7 @@ class Recipe(Protocol):
 def draw_recipes(trials: Sequence[Recipe], target: Path, winner: int, title: str = "Search for a recipe") -> "Figure":
     """Loss of every recipe that was compared above the lowest one, with its standard error; below, the first look.
 
-    Losses of the two are of other images, so that they share no axis. A trial that failed is left out.
+    Losses of the two are of other images or folds, so that they share no axis. A trial that failed is left out.
 
     Args:
         trials: in the order of the search.

@@ -38,6 +38,15 @@ class Case:
     others: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Table:
+    """Titles of its columns, and rows with a cell for each."""
+
+    title: str
+    columns: list[str]
+    rows: list[tuple[str | Value, ...]]
+
+
 def count_images(found: Findings) -> list[tuple[str | int, ...]]:
     """Images by split, and boxes, of every class and of all: rows of a table."""
     counts = Counter((row.label, row.split) for row in found.manifest)
@@ -81,25 +90,32 @@ def list_hyperparameters(found: Findings) -> list[tuple[str, Value]]:
     return [(name, value) for name, value in values.items() if not (is_solved and name in OF_TRAINING)]
 
 
-def list_trials(found: Findings) -> tuple[list[str], list[tuple[str | Value, ...]]]:
-    """Columns and rows of the table of trials, the comparison first; what no trial has gets no column."""
-    trials, winner = sorted(found.tuned.trials, key=lambda one: (one.first_look, one.number)), found.tuned.winner
-    names = list(dict.fromkeys(name for trial in trials for name in trial.params))
+def list_trials(found: Findings) -> list[Table]:
+    """The trials that were compared, and those of the first look, where there was one."""
+    winner, trials = found.tuned.winner, found.tuned.trials
+    parts = {"Compared on": [one for one in trials if not one.first_look]}
+    parts["First look at"] = [one for one in trials if one.first_look]
+    return [_tabulate(title, some, winner) for title, some in parts.items() if some]
+
+
+def _tabulate(title: str, trials: Sequence[Trial], winner: Trial | None) -> Table:
+    """What none of the trials has gets no column, nor does a hyperparameter that they share."""
+    names = dict.fromkeys(name for trial in trials for name in trial.params)
+    varied = [name for name in names if len(trials) == 1 or len({trial.params.get(name) for trial in trials}) > 1]
     cells: dict[str, Sequence[str | Value]] = {
         "trial": [f"{one.number}, chosen" if one is winner else one.number for one in trials],
-        "part": [_name_part(one) for one in trials],
-        **{say(name): [one.params.get(name) for one in trials] for name in names},
-        "images": [one.images for one in trials],
-        "log loss": _write([one.score for one in trials], "{:.4f}".format),
+        **{"penalty (l2)" if name == "l2" else say(name): [one.params.get(name) for one in trials] for name in varied},
+        "log loss": ["failed" if one.score is None else f"{one.score:.4f}" for one in trials],
         "above the lowest": [_name_distance(one) for one in trials],
         "accuracy": _write([one.accuracy for one in trials], percent),
         "on damaged views": _write([one.damaged_accuracy for one in trials], percent),
-        "10⁹ multiply-adds": [one.gmacs for one in trials],
+        "10⁹ multiply-adds": _write([one.gmacs for one in trials], "{:.2f}".format),
         "seconds": _write([one.seconds for one in trials], "{:.1f}".format),
         "epochs": [one.epochs for one in trials],
     }
-    told = {title: column for title, column in cells.items() if any(value is not None for value in column)}
-    return list(told), list(zip(*told.values(), strict=True))
+    told = {name: column for name, column in cells.items() if any(value is not None for value in column)}
+    images = max(one.images or 0 for one in trials)
+    return Table(f"{title} {images:,} images", list(told), list(zip(*told.values(), strict=True)))
 
 
 def describe_recipe(found: Findings) -> str:
@@ -118,11 +134,6 @@ def describe_recipe(found: Findings) -> str:
 
 def _write(values: Sequence[float | None], how: Callable[[float], str]) -> list[str | None]:
     return [None if value is None else how(value) for value in values]
-
-
-def _name_part(trial: Trial) -> str:
-    """What a trial was for."""
-    return "failed" if trial.score is None else "first look" if trial.first_look else "compared"
 
 
 def _name_distance(trial: Trial) -> str | None:

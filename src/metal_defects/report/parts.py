@@ -69,7 +69,8 @@ def _encode(image: Image.Image, photo: bool) -> tuple[str, bytes]:
     image.save(jpeg, "JPEG", quality=JPEG_QUALITY, optimize=True)
     if photo:
         return "jpeg", jpeg.getvalue()
-    method = Image.Quantize.MEDIANCUT
+    # A median cut spends its colours on what covers most of a plot, and turns a green line blue.
+    method = Image.Quantize.MAXCOVERAGE
     # Not "optimize": it takes four times as long for 3 % fewer bytes.
     image.quantize(PLOT_COLOURS, method=method, dither=Image.Dither.NONE).save(png, "PNG")
     if len(png.getvalue()) <= PNG_MAY_COST * len(jpeg.getvalue()):

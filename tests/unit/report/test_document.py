@@ -106,8 +106,31 @@ def test_names_are_escaped(written: tuple[Page, str, str]) -> None:
         ("problems", ("0.98", "Files in quarantine", "Images that show two defects")),
         ("leaderboard", ("97.5 % (87.1–99.6)", "7.3", "0.4", "damage, mild", "0.003", "solved", "log loss by penalty")),
         ("comparison", ("Other", "0.4", "no")),
-        ("tuning", ("Trial 3 of 5 was chosen", "near " + EVIL, "3, chosen", "first look", "0.0123 ± 0.0456", "failed")),
-        ("tuning", ("92.5 %", "label smoothing", "98.0 %", "0.28", "Not more than " + EVIL, "3.5", "97.5 %", "95.0 %")),
+        (
+            "tuning",
+            (
+                "Trial 3 of 5 was chosen",
+                "near " + EVIL,
+                "3, chosen",
+                "Compared on 40 images",
+                "0.0123 ± 0.0456",
+                "failed",
+            ),
+        ),
+        (
+            "tuning",
+            (
+                "First look at 400 images",
+                "92.5 %",
+                "label smoothing",
+                "98.0 %",
+                "0.28",
+                "Not more than " + EVIL,
+                "3.5",
+                "97.5 %",
+                "95.0 %",
+            ),
+        ),
         ("tested", ("97.5 % (87.1–99.6)", "validation")),
         ("cross_validation", ("97.5 %", "Labels that may be wrong", "90.0 %")),
         ("calibration", ("1.12 % (0.56–2.24)", "0.42 % (0.21–0.84)", "temperature 0.8", "0.03", "-0.1", "50.0 %")),
@@ -221,8 +244,13 @@ def test_network_from_scratch_shows_its_own_hyperparameters(tmp_path: Path) -> N
     won = make_tuned(**scratch, hyperparameters={"filters": 32, "epochs": 30})
     _, text, card = write(tmp_path, make_findings(tmp_path, tuned=won))
     words = find_chapter(text, "tuning")
-    assert "Trial 1 of 2 was chosen" in words and "1, chosen" in words and "filters" in words
-    for absent in ("cross-validation", "first look", "above the lowest", "multiply-adds", "Fine-tuning"):
+    assert (
+        "Trial 1 of 2 was chosen" in words
+        and "1, chosen" in words
+        and "filters" in words
+        and "hidden units" not in words
+    )
+    for absent in ("cross-validation", "First look", "above the lowest", "multiply-adds", "Fine-tuning"):
         assert absent not in words, absent
     assert "trained from scratch; filters 32, epochs 30" in card
     kept = make_tuned(**scratch, hyperparameters={"filters": 64}, base_model_kept=True)

@@ -1,7 +1,17 @@
-"""Figures in words."""
+"""Figures in words, and pictures."""
+
+import base64
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageColor
+from support.findings import make_trials
 
 from metal_defects.metrics import Score
-from metal_defects.report.parts import of_hundred, percent, ratio, say, show
+from metal_defects.plots.recipes import draw_recipes
+from metal_defects.plots.style import BLUE, GREEN, VERMILION
+from metal_defects.report.parts import Album, of_hundred, percent, ratio, say, show
 
 HALF = Score(value=0.5, low=0.25, high=0.75)
 
@@ -29,3 +39,13 @@ def test_other_values() -> None:
     assert [show(value) for value in (None, True, False, "text")] == ["–", "yes", "no", "text"]
     assert show(4.0049e-05, 2) == "4e-05"
     assert say("gaussian_noise") == "gaussian noise"
+
+
+def test_small_marks_of_a_plot_keep_their_colours(tmp_path: Path) -> None:
+    draw_recipes(make_trials(), tmp_path / "plot.png", winner=3)
+    picture = Album(1_000_000).embed(tmp_path / "plot.png", 1100)
+    assert picture is not None and picture.uri.startswith("data:image/png")
+    with Image.open(io.BytesIO(base64.b64decode(picture.uri.partition(",")[2]))) as image:
+        pixels = np.asarray(image.convert("RGB")).astype(int)
+    for colour in (GREEN, BLUE, VERMILION):
+        assert np.abs(pixels - ImageColor.getrgb(colour)).max(axis=2).min() < 10

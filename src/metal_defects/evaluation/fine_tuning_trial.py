@@ -8,6 +8,7 @@ import numpy as np
 from metal_defects.config import TrainingParams
 from metal_defects.data.manifest import ManifestRow
 from metal_defects.data.snapshots import load_snapshot, read_images
+from metal_defects.evaluation.significance import standard_error
 from metal_defects.metrics import image_losses
 from metal_defects.models.feature_maps import extract_maps
 from metal_defects.models.fine_tuning import MapExamples, fine_tune
@@ -58,7 +59,8 @@ def try_fine_tuning(
     def predict(split: str) -> np.ndarray:
         return predict_images(tuned.model, load_snapshot(trainer.training.snapshots, split))
 
-    found = _compare(frozen.predict("valid"), predict("valid"), valid.labels, tuned.minutes)
+    groups = np.array([row.group for row in images[1]])
+    found = _compare(frozen.predict("valid"), predict("valid"), valid.labels, groups, tuned.minutes)
     return (Fitted(tuned.history, predict, lambda: tuned.model) if found.kept else None), found
 
 
@@ -126,10 +128,12 @@ def cover_classes(rows: Sequence[ManifestRow], classes: Sequence[str], grid: int
     return cells
 
 
-def _compare(frozen: np.ndarray, tuned: np.ndarray, labels: np.ndarray, minutes: float) -> FineTuning:
+def _compare(
+    frozen: np.ndarray, tuned: np.ndarray, labels: np.ndarray, groups: np.ndarray, minutes: float
+) -> FineTuning:
     """Both on the same validation images: the fine-tuned network must be better by more than a standard error."""
     gains = image_losses(labels, frozen) - image_losses(labels, tuned)
-    gain, error = float(gains.mean()), float(gains.std(ddof=1) / np.sqrt(len(gains)))
+    gain, error = float(gains.mean()), standard_error(gains, groups)
     kept = gain > error
     how = "more" if kept else "not more"
     return FineTuning(

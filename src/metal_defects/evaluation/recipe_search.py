@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import keras_tuner
 
 # Images of the first look and of the comparison: more tell recipes apart that differ too little to matter.
-LOOKED, COMPARED = 400, 1500
+LOOKED, COMPARED = 400, 1000
 LOOK_FOLDS, FOLDS = 3, 5
 SCORES = "score.npz"
 # Choices of views, those that make a head robust to most first.

@@ -34,7 +34,16 @@ from metal_defects.files import sha256_file
 from metal_defects.log import logger
 from metal_defects.metrics import SplitMetrics, format_accuracy, image_losses
 from metal_defects.models.network_search import search_network
-from metal_defects.models.results import BestBase, FineTuning, LogLosses, ModelEntry, ModelList, TunedCard, TunedResult
+from metal_defects.models.results import (
+    BestBase,
+    FineTuning,
+    Gap,
+    LogLosses,
+    ModelEntry,
+    ModelList,
+    TunedCard,
+    TunedResult,
+)
 from metal_defects.models.search import OBJECTIVE, Found
 from metal_defects.models.trainers import Fitted, FrozenTrainer, Trainer, make_trainer
 from metal_defects.models.training import predict_images
@@ -139,13 +148,18 @@ def _fine_tune(
 def _write_trials(folder: Path, found: Found) -> None:
     """trials.csv and trials.png, in the order of the search."""
     names = sorted({name for trial in found.trials for name in trial.params})
-    measured = ("behind", "behind_error", "accuracy", "damaged_accuracy", "gmacs", "seconds", "epochs")
-    fixed = ("number", "status", "first_look", "images", "score", *measured)
+    fixed = ("number", "status", "first_look", "images", "score", "accuracy", "damaged_accuracy", "gmacs", "seconds")
+    gaps = tuple(Gap.model_fields)
     rows = (
-        (*(getattr(trial, name) for name in fixed), *(trial.params.get(name, "") for name in names))
+        (
+            *(getattr(trial, name) for name in fixed),
+            *(getattr(trial.gap, name, "") for name in gaps),
+            *(trial.params.get(name, "") for name in names),
+        )
         for trial in found.trials
     )
-    write_table(folder / TRIALS.file, ("trial", "status", "first_look", "images", OBJECTIVE, *measured, *names), rows)
+    columns = ("trial", *fixed[1:4], OBJECTIVE, *fixed[5:], *(f"gap_{name}" for name in gaps), *names)
+    write_table(folder / TRIALS.file, columns, rows)
     draw_trials(found.trials, folder / "trials.png")
 
 

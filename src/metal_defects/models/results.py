@@ -96,6 +96,20 @@ class BestBase(Record):
     tied: tuple[str, ...]
 
 
+class Gap(Record):
+    """How a trial falls behind the one of the lowest loss: means over the images, with their standard errors.
+
+    Attributes:
+        loss: that it is higher by, in nats.
+        accuracy: that it is lower by.
+    """
+
+    loss: float
+    loss_error: float
+    accuracy: float
+    accuracy_error: float
+
+
 class Trial(Record):
     """One set of hyperparameters that was tried.
 
@@ -106,8 +120,7 @@ class Trial(Record):
         first_look: whether it only decided who is compared.
         damaged_accuracy: on a damaged view of each; None where there is none.
         gmacs: 10^9 multiply-adds that an image costs with it; None where it is that of the model.
-        behind, behind_error: how much higher its loss is than the lowest, and the standard error of that, both of the
-            same images; None of a first look.
+        gap: to the trial of the lowest loss, on the same images; None of a first look.
     """
 
     number: int
@@ -118,8 +131,7 @@ class Trial(Record):
     first_look: bool = False
     damaged_accuracy: float | None = None
     gmacs: float | None = None
-    behind: float | None = None
-    behind_error: float | None = None
+    gap: Gap | None = None
     seconds: float | None
     epochs: float | None
     params: Hyperparameters

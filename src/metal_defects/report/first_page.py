@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from metal_defects.evaluation.results import VerdictCounts
 from metal_defects.inference.verdict import VERDICTS, VerdictStyle
 from metal_defects.metrics import Metrics, Score, share
+from metal_defects.report.advice import list_advice
+from metal_defects.report.advice_parts import Advice
 from metal_defects.report.findings import Findings
 from metal_defects.report.parts import of_hundred
 
@@ -41,6 +43,7 @@ class FirstPage:
         sentence: the one about the model.
         metrics: that stand for it, and `basis`, the images that they were measured on.
         judged: the images whose verdicts `bars` show, in words.
+        advice: what limits the data set and what to do about it, the most helpful first.
         limits: what the figures do not say.
     """
 
@@ -52,6 +55,7 @@ class FirstPage:
     cards: tuple[Card, ...]
     bars: tuple[Bar, ...]
     judged: str
+    advice: tuple[Advice, ...]
     limits: tuple[str, ...]
 
 
@@ -70,6 +74,7 @@ def make_first_page(found: Findings) -> FirstPage:
         cards=_make_cards(found, metrics, basis, counts, judged),
         bars=tuple(_make_bar(style, counts) for style in VERDICTS.values()),
         judged=judged,
+        advice=list_advice(found),
         limits=_list_limits(found, metrics),
     )
 

@@ -14,6 +14,7 @@ from metal_defects.report.advice_labels import (
 from metal_defects.report.advice_parts import Advice
 from metal_defects.report.advice_pictures import find_misfit, find_shortcut, find_small_defects
 from metal_defects.report.advice_trust import (
+    find_broken_promise,
     find_copies,
     find_fragility,
     find_leaks,
@@ -35,6 +36,7 @@ RULES: tuple[Callable[[Findings, Metrics], Advice | None], ...] = (
     find_small_defects,
     find_misfit,
     find_other_camera,
+    find_broken_promise,
     find_two_defects,
     find_overconfidence,
     find_copies,

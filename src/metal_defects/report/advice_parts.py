@@ -6,7 +6,7 @@ from metal_defects.metrics import Metrics
 
 # Errors below this share leave little to win by other pictures.
 ROOM = 0.01
-MOST_NAMES = 3
+MOST_NAMES = 4
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,6 @@ def errors_of(metrics: Metrics) -> float:
 
 
 def join_names(names: list[str]) -> str:
-    """ "A", "A and B", "A, B and C", "A, B, C and 4 more"."""
-    shown = names[:MOST_NAMES] + ([f"{len(names) - MOST_NAMES} more"] if len(names) > MOST_NAMES else [])
-    return " and ".join([part for part in (", ".join(shown[:-1]), shown[-1]) if part])
+    """ "A", "A and B", "A, B, C and D", "A, B, C and 4 more"."""
+    shown = names if len(names) <= MOST_NAMES else [*names[: MOST_NAMES - 1], f"{len(names) - MOST_NAMES + 1} more"]
+    return " and ".join(part for part in (", ".join(shown[:-1]), shown[-1]) if part)

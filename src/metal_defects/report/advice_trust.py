@@ -1,6 +1,6 @@
 """Rules of the advice: figures that look better than they are, and where a new picture differs."""
 
-from metal_defects.metrics import Metrics
+from metal_defects.metrics import Metrics, share
 from metal_defects.report.advice_parts import Advice, errors_of
 from metal_defects.report.findings import Findings
 from metal_defects.report.parts import of_hundred, say
@@ -68,7 +68,7 @@ def find_leaks(found: Findings, _metrics: Metrics) -> Advice | None:
         return Advice(
             "The same picture may be on both sides of the split.",
             copies.message,
-            "Run again with data_ingestion.duplicates: near, the default, before believing any figure.",
+            "Leave data_ingestion.duplicates at its default and run again before believing any figure.",
             1.0,
         )
     if not dropped:
@@ -78,6 +78,24 @@ def find_leaks(found: Findings, _metrics: Metrics) -> Advice | None:
         f"Images with a copy on the other side of the split: {dropped:,}; they were left out here.",
         "Figures from this split elsewhere are too good. Split by part, plate or day instead of by picture.",
         dropped / len(found.manifest),
+    )
+
+
+def find_broken_promise(found: Findings, _metrics: Metrics) -> Advice | None:
+    """Are more of the accepted test answers wrong than the cross-validation leaves possible?"""
+    promised, test = found.evaluation.verdicts.out_of_fold, found.evaluation.verdicts.test
+    if promised is None or not promised.accept or not test.accept:
+        return None
+    before, after = (share(counts.wrong_accept, counts.accept) for counts in (promised, test))
+    if after.low <= before.high:
+        return None
+    return Advice(
+        "The test contradicts the cross-validation.",
+        f"Wrong among the accepted: cross-validation {promised.wrong_accept:,} of {promised.accept:,}, test "
+        f"{test.wrong_accept:,} of {test.accept:,}, more than chance explains.",
+        "Believe the test. Pictures of one part or day in several folds, or test images from elsewhere, are the usual "
+        "causes: keep together in the split what was taken together.",
+        (after.value - before.value) * test.accept / test.images,
     )
 
 

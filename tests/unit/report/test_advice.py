@@ -128,6 +128,13 @@ def with_gap(found: Findings, low: float) -> Findings:
     return with_evaluation(found, calibration=calibration.model_copy(update={"after": after}))
 
 
+def with_verdicts(found: Findings, wrong: int) -> Findings:
+    verdicts = found.evaluation.verdicts
+    promised = verdicts.test.model_copy(update={"accept": 300, "wrong_accept": 0})
+    test = verdicts.test.model_copy(update={"accept": 200, "wrong_accept": wrong})
+    return with_evaluation(found, verdicts=verdicts.model_copy(update={"out_of_fold": promised, "test": test}))
+
+
 def with_noise(found: Findings, right: int) -> Findings:
     accuracy = {"blur": (share(39, 40),), "gaussian_noise": (share(right, 40),)}
     return with_evaluation(found, robustness=found.evaluation.robustness.model_copy(update={"accuracy": accuracy}))
@@ -223,6 +230,11 @@ CASES: dict[str, tuple[Callable[[Findings], Findings], tuple[str, ...], Callable
         ("Copies were not looked for.",),
         lambda found: found,
     ),
+    "The test contradicts the cross-validation.": (
+        lambda found: with_verdicts(found, 9),
+        ("cross-validation 0 of 300, test 9 of 200",),
+        lambda found: with_verdicts(found, 4),
+    ),
     "The confidence is no probability.": (
         lambda found: with_gap(found, 0.03),
         ("4.0 points, at least 3.0, on 300 images",),
@@ -306,8 +318,8 @@ def test_words_are_right_for_one_and_for_many(healthy: Findings) -> None:
 
 
 def test_names_are_joined_as_people_do() -> None:
-    assert [join_names(list("ABCDEFG")[:count]) for count in (1, 2, 3, 4, 7)] == [
-        "A", "A and B", "A, B and C", "A, B, C and 1 more", "A, B, C and 4 more",
+    assert [join_names(list("ABCDEFG")[:count]) for count in (1, 2, 4, 5, 7)] == [
+        "A", "A and B", "A, B, C and D", "A, B, C and 2 more", "A, B, C and 4 more",
     ]  # fmt: skip
 
 

@@ -95,14 +95,14 @@ def main(
     Example: python benchmarks/any_surface.py --sets 3
     """
     machine, outcomes = describe_machine(), []
+    target = load_settings(PROJECT).config.paths.artifacts / "benchmarks" / "any_surface.csv"
     for number, drawn in enumerate(DRAWN_SETS[:sets], 1):
         console.print(f"{number} of {sets}: {drawn.name} ...", style="dim", highlight=False)
         with TemporaryDirectory(prefix="benchmark-", ignore_cleanup_errors=True) as name:
             outcomes.append(try_set(Path(name), drawn, seed, whole))
+        write_table(target, COLUMNS, list_rows(outcomes))
+        console.print(f"   {_tell_briefly(outcomes[-1])}", style="dim", highlight=False)
     tables = [_tell_accuracy(outcomes)] + ([_tell_verdicts(outcomes)] if whole else [])
-    target = load_settings(PROJECT).config.paths.artifacts / "benchmarks" / "any_surface.csv"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    write_table(target, COLUMNS, list_rows(outcomes))
     report("any_surface", tables, summarise(outcomes), machine, {"seed": seed, "sets": [_as_json(o) for o in outcomes]})
 
 
@@ -172,6 +172,13 @@ def summarise(outcomes: list[Outcome]) -> list[str]:
         f"({best.title}) {np.mean(means[best]):.2f} %."
     )
     return notes
+
+
+def _tell_briefly(one: Outcome) -> str:
+    if one.failure:
+        return one.failure
+    right = f"program {one.program.correct} of {one.program.n} right, best single recipe {one.best[1].correct}"
+    return f"{right}; the run took {one.seconds:.0f} s"
 
 
 def _tell_accuracy(outcomes: list[Outcome]) -> Table:

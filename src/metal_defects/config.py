@@ -24,8 +24,10 @@ SplitName = Literal["train", "valid", "test"]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
+ImageSize = Annotated[int, Field(ge=64, le=1024, multiple_of=32)]
 Range = Annotated[tuple[float, float], Field(description="low and high")]
 Resize = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+FitMode = Literal["stretch", "letterbox"]
 Classes = Literal["auto"] | dict[str, tuple[str, ...]]
 
 
@@ -148,7 +150,8 @@ class DataIngestionParams(_Frozen):
 
 
 class DataPreprocessingParams(_Frozen):
-    image_size: Annotated[int, Field(ge=64, le=1024, multiple_of=32)]
+    fit: Literal["auto"] | FitMode
+    image_size: Literal["auto"] | ImageSize
     resize: Resize
 
 

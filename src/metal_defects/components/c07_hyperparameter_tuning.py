@@ -103,7 +103,7 @@ def run(ctx: StageContext) -> None:
         test=metrics["test"],
     )
     write_record(ctx.out / TUNED_METRICS.file, result)
-    write_record(ctx.out / TUNED_CARD.file, _make_card(ctx, result, images.classes))
+    write_record(ctx.out / TUNED_CARD.file, _make_card(ctx, result))
     logger.info("   tuned %s: test %s", entry.title, format_accuracy(result.test))
 
 
@@ -261,15 +261,17 @@ def _evaluate(folder: Path, snapshots: Path, images: LabelledImages, title: str)
     }
 
 
-def _make_card(ctx: StageContext, result: TunedResult, classes: tuple[str, ...]) -> TunedCard:
+def _make_card(ctx: StageContext, result: TunedResult) -> TunedCard:
     """What prediction needs beside the weights."""
+    labels = ctx.read(LABELS, ClassLabels)
     return TunedCard(
         data=result.data,
         model=result.title,
         weights=result.weights,
-        classes=classes,
-        image_size=ctx.setting("data_preprocessing.image_size"),
+        classes=labels.classes,
+        image_size=labels.image_size,
         resize=ctx.setting("data_preprocessing.resize"),
+        fit=labels.fit,
         limits=ctx.setting("image"),
         hyperparameters=result.hyperparameters,
         sha256=sha256_file(ctx.out / TUNED_H5.file),

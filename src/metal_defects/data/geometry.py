@@ -105,19 +105,18 @@ class Frame:
         columns = _mirror(self.side, self.left, self.width)
         return content.take(rows, axis=0).take(columns, axis=1)
 
-    def crop(self, pixels: np.ndarray) -> np.ndarray:
-        """What of a picture of the square lies in the image, stretched to the shape that the picture has.
+    def crop(self, heat_map: np.ndarray) -> np.ndarray:
+        """What of a heat map of the square lies over the image, with as many cells, interpolated linearly.
 
         Args:
-            pixels: float32 (rows, columns) such as a heat map, or uint8 (rows, columns, 3).
+            heat_map: float32 (rows, columns).
         """
         if self.is_full:
-            return pixels
-        rows, columns = (count / self.side for count in pixels.shape[:2])
-        edges = (self.left, self.top, self.left + self.width, self.top + self.height)
-        box = tuple(edge * scale for edge, scale in zip(edges, (columns, rows, columns, rows), strict=True))
-        size = pixels.shape[1], pixels.shape[0]
-        return np.array(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR, box=box))
+            return heat_map
+        rows, columns = (cells / self.side for cells in heat_map.shape)
+        edges = (self.left * columns, self.top * rows)
+        box = (*edges, edges[0] + self.width * columns, edges[1] + self.height * rows)
+        return np.array(Image.fromarray(heat_map).resize(heat_map.shape[::-1], Image.Resampling.BILINEAR, box=box))
 
     def to_image(self, boxes: np.ndarray) -> np.ndarray:
         """Boxes of the square as shares of the image, clipped to it; one beside the image has no area left.

@@ -21,7 +21,7 @@ from metal_defects.log import track
 from metal_defects.metrics import image_losses
 from metal_defects.models.feature_bank import BATCH, Engine, fastest_engine
 from metal_defects.models.networks import build_backbone, build_feature_model
-from metal_defects.models.specs import BACKBONES, Backbone
+from metal_defects.models.specs import REFERENCE
 from metal_defects.models.weights import find_weights, locate_weights
 from metal_defects.system import map_ordered
 
@@ -123,7 +123,7 @@ def compare(candidates: Sequence[Candidate], answers: Answers) -> Geometry:
 def measure_candidates(
     candidates: Sequence[Candidate], rows: Sequence[ManifestRow], read: Read, weights: Path, scratch: Path, seed: int
 ) -> Answers:
-    """Answers of a convex head on the moments of the cheapest pretrained backbone that is at hand.
+    """Answers of a convex head on the moments of the reference backbone, pretrained.
 
     Args:
         candidates: neighbours have the same side.
@@ -136,7 +136,9 @@ def measure_candidates(
     Raises:
         UnmeasurableError: there are no pretrained weights, or too few images of different groups.
     """
-    backbone, file = _find_backbone(weights)
+    if not locate_weights(REFERENCE.weights, weights):
+        raise UnmeasurableError(f"the pretrained weights of {REFERENCE.title} are not at hand")
+    file = find_weights(REFERENCE.weights, weights, timeout_seconds=0)
     sample = draw_sample(rows, seed)
     names, labels = np.unique([row.label for row in sample], return_inverse=True)
     if len(names) < 2:
@@ -144,15 +146,15 @@ def measure_candidates(
     groups = np.array([row.group for row in sample])
     shares = []
     for side, same in groupby(candidates, lambda one: one.image_size):
-        network = build_backbone(backbone, side, seed, file)
-        _, run = fastest_engine(build_feature_model(backbone, network, backbone.default_taps), scratch)
+        network = build_backbone(REFERENCE, side, seed, file)
+        _, run = fastest_engine(build_feature_model(REFERENCE, network, REFERENCE.default_taps), scratch)
         for candidate in same:
             features = _extract(run, sample, candidate, read)
             judged = out_of_fold(
                 features[None], labels, groups, fit_convex_head(STRENGTH), FOLDS, 1, seed, f"Judging {candidate.title}"
             )
             shares.append(judged.mean_probabilities)
-    return Answers(labels, groups, np.stack(shares), backbone.title)
+    return Answers(labels, groups, np.stack(shares), REFERENCE.title)
 
 
 def draw_sample(rows: Sequence[ManifestRow], seed: int) -> list[ManifestRow]:
@@ -171,16 +173,6 @@ def draw_sample(rows: Sequence[ManifestRow], seed: int) -> list[ManifestRow]:
     for row in sample:
         groups.setdefault(row.label, set()).add(row.group)
     return [row for row in sample if len(groups[row.label]) > 1]
-
-
-def _find_backbone(folder: Path) -> tuple[Backbone, Path]:
-    """The cheapest backbone whose weights are on this machine, and its verified file."""
-    for backbone in sorted(BACKBONES.values(), key=lambda one: one.gmacs):
-        if locate_weights(backbone.weights, folder):
-            file = find_weights(backbone.weights, folder, timeout_seconds=0)
-            assert file is not None  # it is here
-            return backbone, file
-    raise UnmeasurableError("no pretrained weights are at hand")
 
 
 def _extract(run: Engine, sample: Sequence[ManifestRow], candidate: Candidate, read: Read) -> np.ndarray:

@@ -40,13 +40,15 @@ def _weights_place(settings: Settings) -> tuple[Path, float]:
 
 
 def _measure_fingerprint(settings: Settings) -> dict[str, Any]:
-    from metal_defects.models.specs import BACKBONES, fingerprint_weights
+    """Whether the reference backbone is here; its file is verified, so that no other one can change a result."""
+    from metal_defects.models.specs import REFERENCE
+    from metal_defects.models.weights import locate_weights
 
-    return fingerprint_weights(BACKBONES, settings.config.paths.weights)
+    return {REFERENCE.name: locate_weights(REFERENCE.weights, settings.config.paths.weights) is not None}
 
 
 WEIGHTS = Outside("weights", _weights_fingerprint, _weights_place)
-MEASURE = Outside("backbones at hand", _measure_fingerprint, lambda settings: settings.config.paths.weights)
+MEASURE = Outside("reference backbone", _measure_fingerprint, lambda settings: settings.config.paths.weights)
 COMMAND = Outside("command", lambda settings: {"line": repeat_command(settings)}, repeat_command)
 HISTORY = Outside("history", _earlier_fingerprint, _earlier_stages)
 TEMPLATES = Outside("templates", lambda _: digest_files(ROOT / "report" / "templates", "*.j2"))

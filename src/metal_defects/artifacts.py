@@ -43,6 +43,8 @@ class Artifact:
 MANIFEST = Artifact(INGESTION, "manifest.csv", "every image that is used: class, split, digest, copies, boxes")
 QUARANTINE = Artifact(INGESTION, "quarantine.csv", "every file that is not used, and why")
 SOURCE = Artifact(INGESTION, "source.json", "where the images come from, and their classes")
+OVERLAPS = Artifact(INGESTION, "overlaps.csv", "every pair of images that overlap, and where")
+OVERLAPS_PLOT = Artifact(INGESTION, "plots/overlaps.png", "the same: sizes of the pieces, and some of them stitched")
 VALIDATION = Artifact(INGESTION, "validation_report.json", "what the checks of the data found")
 
 IMAGES = Artifact(PREPROCESSING, "images.csv", "every preprocessed image")
@@ -76,7 +78,7 @@ TRIALS = Artifact(TUNING, "trials.csv", "every trial of the search")
 TUNING_PLOTS = Artifact(TUNING, "*.png", "plots of the search and of the tuned model")
 PREDICTIONS = Artifact(TUNING, "predictions_*.csv", "the tuned model's answers to the validation and test images")
 
-ANSWER = Artifact(EVALUATING, "answer.npz", "temperature, guard and locator")
+ANSWER = Artifact(EVALUATING, "answer.npz", "temperature, biases, guard and locator")
 ANSWER_GRAPH = Artifact(EVALUATING, "answer.onnx", "the ONNX graph of the whole answer, which was judged")
 DECISION = Artifact(EVALUATING, "decision.json", "the rules that make an answer of the graph's outputs")
 EVALUATION = Artifact(EVALUATING, "evaluation.json", "everything that was measured of the tuned model")

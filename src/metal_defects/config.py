@@ -5,13 +5,23 @@ Order of precedence, lowest first: the files, `METAL_DEFECTS__SECTION__KEY` envi
 """
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from box import ConfigBox
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from metal_defects.errors import ConfigError
 from metal_defects.shipped import find_shipped
@@ -26,9 +36,18 @@ Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 ImageSize = Annotated[int, Field(ge=64, le=1024, multiple_of=32)]
 Range = Annotated[tuple[float, float], Field(description="low and high")]
+# Shares that people write are rounded.
+SUM_TOLERANCE = 0.01
 Resize = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 FitMode = Literal["stretch", "letterbox"]
+# Of networks that are trained step by step, where nothing else is asked for.
+USUAL_L2 = 1e-4
+Duplicates = Literal["overlap", "near", "exact", "off"]
 Classes = Literal["auto"] | dict[str, tuple[str, ...]]
+ViewKind = Literal["damage", "mild"]
+Views = Literal["none", "mild", "damage", "all"]
+Pooling = Literal["moments", "moments+extremes"]
+Taps = Literal["default", "early", "deep", "all"]
 
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -141,10 +160,19 @@ def _read_off(value: Any) -> Any:
     return "off" if value is False else value
 
 
+def _check_pattern(pattern: str | None) -> str | None:
+    try:
+        re.compile(pattern or "")
+    except re.error as error:
+        raise ValueError(f"must be a regular expression, such as _([0-9]+)_ ({error})") from error
+    return pattern
+
+
 class DataIngestionParams(_Frozen):
     split: Literal["auto"] | SplitSizes
     valid_share_of_train: Annotated[float, Field(gt=0, lt=1)]
-    duplicates: Annotated[Literal["near", "exact", "off"], BeforeValidator(_read_off)]
+    duplicates: Annotated[Duplicates, BeforeValidator(_read_off)]
+    group_by: Annotated[str | None, AfterValidator(_check_pattern)] = None
     max_quarantined_share: Share
     synthetic_images_per_class: Annotated[int, Field(ge=4, le=10_000)]
 
@@ -161,7 +189,12 @@ class ModelBuilderParams(_Frozen):
     on_missing_weights: Literal["random", "skip", "error"]
     hidden_units: Annotated[int, Field(ge=0, le=4096)]
     dropout: Annotated[float, Field(ge=0, lt=1)]
-    l2: Annotated[float, Field(ge=0, le=1)]
+    l2: Literal["auto"] | Annotated[float, Field(gt=0, le=1)]
+
+    @property
+    def trained_l2(self) -> float:
+        """Penalty on the kernels of a network or a hidden layer that is trained step by step."""
+        return USUAL_L2 if self.l2 == "auto" else self.l2
 
     @model_validator(mode="after")
     def _no_model_twice(self) -> "ModelBuilderParams":
@@ -223,23 +256,26 @@ class TrainingParams(_Frozen):
     learning_rate: Annotated[float, Field(gt=0, le=1)]
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
     class_weights: Literal["balanced", "none"]
-    views: Annotated[int, Field(ge=0, le=20)]
+    views: Annotated[tuple[ViewKind, ...], Field(max_length=20)]
     views_max_gmacs: Positive
     augmentation: AugmentationParams
     from_scratch: FromScratchParams
     fine_tune: Literal["auto"] | bool
+    fine_tune_below: Share
+    fine_tune_minutes: Positive
     fine_tune_epochs: Count
     fine_tune_learning_rate: Annotated[float, Field(gt=0, le=1)]
-    fine_tune_top_layers: Count
 
 
 class HyperparameterTuningParams(_Frozen):
-    algorithm: Literal["bayesian", "hyperband"]
     max_trials: Annotated[int, Field(ge=1, le=1000)]
-    epochs: Count
+    budget_seconds: Positive
+    algorithm: Literal["bayesian", "hyperband"]
     from_scratch_max_trials: Annotated[int, Field(ge=1, le=1000)]
     from_scratch_epochs: Count
-    taps: Annotated[tuple[Literal["default", "deep", "all"], ...], Field(min_length=1)]
+    taps: Annotated[tuple[Taps, ...], Field(min_length=1)]
+    pooling: Annotated[tuple[Pooling, ...], Field(min_length=1)]
+    views: Annotated[tuple[Views, ...], Field(min_length=1)]
     hidden_units: Annotated[tuple[Annotated[int, Field(ge=0, le=4096)], ...], Field(min_length=1)]
     dropout: Range
     l2: Range
@@ -265,8 +301,17 @@ class ModelEvaluationParams(_Frozen):
     coverage: Annotated[float, Field(gt=0, lt=1)]
     guard_acceptance: Annotated[float, Field(gt=0, le=1)]
     review_acceptance: Annotated[float, Field(gt=0, le=1)]
+    max_risk: Annotated[float, Field(gt=0, lt=1)]
     min_confidence: Share
+    priors: Literal["training", "uniform"] | dict[str, Positive]
     robustness_images: Count
+
+    @field_validator("priors")
+    @classmethod
+    def _shares_add_up(cls, value: str | dict[str, float]) -> str | dict[str, float]:
+        if isinstance(value, dict) and abs(sum(value.values()) - 1) > SUM_TOLERANCE:
+            raise ValueError(f"the shares must add up to 1; got {sum(value.values()):g}")
+        return value
 
     @model_validator(mode="after")
     def _review_comes_before_unknown(self) -> "ModelEvaluationParams":

@@ -1,6 +1,7 @@
 """Stage 01 on the two real sets: what is known of them must come out."""
 
 import os
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,38 @@ def test_neu_copies_stay_together(neu: Ingested) -> None:
         sides.setdefault(row["group"], set()).add(row["split"])
     assert all(len(found) == 1 for found in sides.values())
     assert len(sides) < len(neu.rows)
+
+
+def test_neu_pieces(neu: Ingested) -> None:
+    plates = {Path(row["path"]).stem: row["group"] for row in neu.rows}
+    neighbours = [("pitted_surface_2", "pitted_surface_7"), ("inclusion_171", "inclusion_172")]
+    for one, other in [*neighbours, ("scratches_157", "scratches_163")]:
+        assert plates[one] == plates[other]
+    check = neu.checks["overlaps"]
+    assert 1400 <= check["shared"] <= 1550
+    # By all shifts of all pairs of a class: 126, 177, 141, and 34; of the streaky classes more pairs are told here.
+    expected = {"Crazing": 128, "Inclusion": 84, "Patches": 179, "Pitted": 42, "Rolled": 143, "Scratches": 34}
+    assert check["pieces"] == pytest.approx(expected, abs=8)
+    assert max(check["largest"].values()) <= 90
+    assert check["loosened"] == []
+
+
+def test_xsdd_pieces_are_small(xsdd: Ingested) -> None:
+    assert max(xsdd.checks["overlaps"]["largest"].values()) <= 8
+    assert xsdd.checks["overlaps"]["shared"] <= 220
+
+
+def test_boards_do_not_chain_and_names_hold_their_frames(tmp_path: Path) -> None:
+    alone = ingest("METAL_DEFECTS_PCB", tmp_path / "alone", "classes=auto")
+    sizes = Counter(row["group"] for row in alone.rows)
+    assert max(sizes.values()) <= 30
+    frames = ingest("METAL_DEFECTS_PCB", tmp_path / "named", "classes=auto", r"data_ingestion.group_by=_(\d{8})")
+    sides: dict[str, set[str]] = {}
+    for row in frames.rows:
+        sides.setdefault(re.search(r"_(\d{8})", row["path"])[1], set()).add(row["split"])
+    assert len(sides) == 543
+    assert all(len(found) == 1 for found in sides.values())
+    assert frames.checks["overlaps"]["unnamed"] == 0
 
 
 def test_neu_boxes(neu: Ingested) -> None:

@@ -34,6 +34,7 @@ from metal_defects.models.pooling import pool_moments
 from metal_defects.models.results import LogLosses, TunedCard, TunedResult
 from metal_defects.models.specs import BACKBONES
 from metal_defects.trust.answer import AnswerParts, build_answer_model, open_model
+from metal_defects.trust.calibration import Scaling
 from metal_defects.trust.guard import GuardCard, choose_guard_taps, fit_guard
 from metal_defects.trust.locator import fit_locator
 from metal_defects.trust.locator_maps import extract_maps
@@ -42,6 +43,7 @@ pytestmark = pytest.mark.slow
 SIDE = 64
 CLASSES = ("Stripes", "Bars", "Noise")
 COUNTS = {"train": 20, "valid": 6, "test": 6}
+SCALING = Scaling(temperature=0.8, bias=(0.2, 0.0, -0.2))
 LIMITS = ImageSchema(formats=("PNG",), min_side=16, max_side=512, max_bytes=1_000_000)
 DRAWN = DataCard(kind="synthetic", notice="Drawn.")
 
@@ -117,7 +119,7 @@ def leave_answer(settings: Settings, images: np.ndarray, labels: np.ndarray) -> 
     channels = {tap: opened.maps[tap].shape[-1] for tap in taps}
     guard = fit_guard(moments, labels, np.arange(len(labels)), 0.95, 0, channels)
     maps = extract_maps(opened.pixels, opened.maps, images, settings.config.paths.artifacts / "maps")
-    parts = AnswerParts(0.8, guard, fit_locator(maps, labels, None, SIDE, 0))
+    parts = AnswerParts(SCALING, guard, fit_locator(maps, labels, None, SIDE, 0))
     parts.save(place(settings, a.ANSWER))
     parts = AnswerParts.load(place(settings, a.ANSWER))
     model = keras.models.load_model(place(settings, a.TUNED_H5), compile=False)
@@ -125,7 +127,7 @@ def leave_answer(settings: Settings, images: np.ndarray, labels: np.ndarray) -> 
     rules = VerdictRules(unknown_distance=1.0, review_distance=None, min_confidence=0.5, set_threshold=0.3)
     locator = LocatorCard(kind="labels", threshold=0.5, box_threshold=0.5)
     guard_card = GuardCard(taps=taps, acceptance=0.95)
-    leave(settings, a.DECISION, Decision(temperature=0.8, verdict_rules=rules, locator=locator, guard=guard_card))
+    leave(settings, a.DECISION, Decision(scaling=SCALING, verdict_rules=rules, locator=locator, guard=guard_card))
     leave(settings, a.EVALUATION, make_evaluation())
 
 
@@ -148,6 +150,7 @@ def test_bundle_says_what_it_is(exported: Path, settings: Settings) -> None:
     assert bundle.classes == CLASSES and bundle.notice == "Drawn."
     assert bundle.card.provenance.manifest_sha256 == sha256_file(place(settings, a.MANIFEST))
     assert bundle.card.input.limits == LIMITS
+    assert bundle.card.priors == (0.5, 0.5)
     accuracy = bundle.card.variants["float32"].test_accuracy
     assert accuracy.value == bundle.card.metrics["test"].accuracy.value > 0.9
     assert accuracy.low < accuracy.value and accuracy.n == 3 * COUNTS["test"]

@@ -16,7 +16,7 @@ LOAD_TENSORFLOW = (
     "import runpy, sys\ntry:\n    runpy.run_path('main.py', run_name='__main__')\n"
     "finally:\n    print('LOADED', 'tensorflow' in sys.modules, file=sys.stderr)\n"
 )
-PER_CLASS, SIDE = 40, 120
+PER_CLASS, SIDE = 60, 120
 AUTO = ("data_preprocessing.image_size=96", "data_preprocessing.fit=auto")
 
 
@@ -30,7 +30,7 @@ def draw_grain(sigma: float, width: int, height: int, rng: np.random.Generator) 
 def write_set(folder: Path, shorter: tuple[int, int]) -> Path:
     """Two classes of grain; the longer side is always the same, upright or lying."""
     rng = np.random.default_rng(4)
-    for name, sigma in (("fine", 1.6), ("coarse", 2.2)):
+    for name, sigma in (("fine", 1.7), ("coarse", 2.0)):
         (folder / name).mkdir(parents=True)
         for number in range(PER_CLASS):
             sides = SIDE, int(rng.integers(*shorter))
@@ -40,7 +40,7 @@ def write_set(folder: Path, shorter: tuple[int, int]) -> Path:
 
 
 def preprocess(folder: Path, data: Path) -> tuple[Workshop, "subprocess.CompletedProcess[str]"]:
-    workshop = Workshop(folder, data).with_settings("classes=auto", *AUTO)
+    workshop = Workshop(folder, data, ("classes=auto", *AUTO))
     assert_success(workshop.run("run", "--only", "01"))
     answer = workshop.run_cold("run", "--only", "02", code=LOAD_TENSORFLOW)
     assert_success(answer)

@@ -78,9 +78,10 @@ def test_answer_depends_on_the_texture(classify: Callable[[np.ndarray], np.ndarr
 
 
 def calibrate(neu: Workshop, row: dict[str, str]) -> float:
-    """The confidence of a test prediction after temperature scaling, as it is served."""
+    """The confidence of a test prediction after scaling, as it is served."""
     shares = np.array([float(value) for value in list(row.values())[3:]])
-    powers = shares ** (1 / neu.read("08_model_evaluation/decision.json")["temperature"])
+    scaling = neu.read("08_model_evaluation/decision.json")["scaling"]
+    powers = shares ** (1 / scaling["temperature"]) * np.exp(scaling["bias"])
     return float(powers.max() / powers.sum())
 
 

@@ -12,10 +12,12 @@ from metal_defects.evaluation.results import Evaluation, ModelTitle, Protocol, V
 from metal_defects.evaluation.robustness import Robustness, Undamaged
 from metal_defects.inference.card import VerdictRules
 from metal_defects.metrics import Metrics, Misnamed, Score, SplitMetrics, classification_metrics, share
-from metal_defects.trust.calibration import Bin, Calibration, CalibrationError, Confidence
+from metal_defects.trust.calibration import Bin, Calibration, CalibrationError, Confidence, Scaling
 from metal_defects.trust.conformal import ClassCoverage, Coverage, SetScores
 from metal_defects.trust.guard import GuardFindings, Quantiles
 from metal_defects.trust.locator_scores import Baselines, LocatorFindings, MapScores
+from metal_defects.trust.priors import Priors
+from metal_defects.trust.selective import Acceptance, RiskCoverage, RiskPoint
 
 # A name that breaks a page, or a table of Markdown, which does not escape it.
 EVIL = "<script>alert(1)</script>|x"
@@ -62,6 +64,8 @@ def make_evaluation(**parts: Any) -> Evaluation:
             accepted_held_out=share(71, 72),
             distances=Quantiles(out_of_fold=(0.4, 0.6, 0.8, 1.1), held_out=(0.4, 0.6, 0.9, 1.2)),
         ),
+        "priors": Priors(training=(0.5, 0.5), served=(0.5, 0.5)),
+        "selection": make_selection(),
         "verdicts": make_verdicts(),
         "locator": LocatorFindings(
             kind="boxes",
@@ -86,11 +90,27 @@ def make_evaluation(**parts: Any) -> Evaluation:
 
 
 def make_verdicts(**parts: Any) -> Verdicts:
-    rules = VerdictRules(unknown_distance=1.0, review_distance=0.9, min_confidence=0.5, set_threshold=0.6)
+    rules = VerdictRules(
+        unknown_distance=1.0, review_distance=0.9, min_confidence=0.8, set_threshold=0.6, max_risk=0.005
+    )
     counts = VerdictCounts(
         images=COUNT, accept=36, review=3, unknown=1, wrong_accept=1, wrong_review=0, wrong_unknown=0
     )
     return Verdicts(**{"rules": rules, "out_of_fold": counts, "valid": counts, "test": counts} | parts)
+
+
+def make_selection(**parts: Any) -> RiskCoverage:
+    """62 of 100 at 0.5 %, 75 at 1 %; `parts` replace the fields of what is chosen."""
+
+    def offer(risk: float, accepted: int) -> Acceptance:
+        wrong = share(0, accepted)
+        return Acceptance(max_risk=risk, threshold=0.93, is_shown=True, accepted=share(accepted, 100), wrong=wrong)
+
+    points = tuple(
+        RiskPoint(threshold=1 - one / 100, coverage=one / 100, risk=share(one // 50, one)) for one in (1, 50, 100)
+    )
+    chosen = offer(0.005, 62).model_copy(update=parts)
+    return RiskCoverage(images=100, area=0.004, points=points, chosen=chosen, others=(offer(0.01, 75), offer(0.05, 96)))
 
 
 def make_robustness() -> Robustness:
@@ -138,7 +158,13 @@ def _calibration() -> Calibration:
         error = CalibrationError(value=ece, low=ece / 2, high=2 * ece, bins=bins)
         return Confidence(ece=error, negative_log_likelihood=0.03, brier=0.01)
 
-    return Calibration(images=COUNT, errors=1, temperature=0.8, before=confidence(0.0112), after=confidence(0.0042))
+    return Calibration(
+        images=COUNT,
+        errors=1,
+        scaling=Scaling(temperature=0.8, bias=(0.1, -0.1)),
+        before=confidence(0.0112),
+        after=confidence(0.0042),
+    )
 
 
 def _coverage() -> Coverage:

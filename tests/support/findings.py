@@ -17,6 +17,7 @@ from metal_defects.data.validation import (
     CopiesCheck,
     Copy,
     LabelsCheck,
+    OverlapsCheck,
     QuarantineCheck,
     SplitCheck,
     ValidationReport,
@@ -49,6 +50,16 @@ def make_validation(**parts: Any) -> ValidationReport:
             message=EVIL,
             groups=((EVIL, "b"),),
             pairs=(Copy(first=EVIL, second="b", kind="near", correlation=0.98),),
+        ),
+        "overlaps": OverlapsCheck(
+            status="warn",
+            message="2 of 40 images share surface with others.",
+            images=COUNT,
+            shared=2,
+            pieces=counts,
+            largest=dict.fromkeys(CLASSES, 2),
+            unnamed=0,
+            loosened=(),
         ),
         "labels": LabelsCheck(**ok, disputed=()),
         "split": SplitCheck(
@@ -92,7 +103,7 @@ def make_findings(artifacts: Path, **parts: Any) -> Findings:
         for index, source in enumerate(SOURCES)
     )
     images = tuple(
-        ImageRow(path=f"{index}.png", label=row.label, split=row.split, sha256="0", source=row.path)
+        ImageRow(path=f"{index}.png", label=row.label, split=row.split, sha256="0", source=row.path, group=row.path)
         for index, row in enumerate(manifest)
     )
     folder = {name: artifacts / name for name in (a.PREPROCESSING, a.TRAINING, a.TUNING, a.EVALUATING, a.EXPORT)}
@@ -226,7 +237,17 @@ def make_bundle() -> BundleCard:
 def _leave_pictures(found: Findings) -> None:
     """Every picture that the stages draw for these findings, and the tables of predictions."""
     curve = ("learning_curve",) if found.evaluation.learning_curve else ()
-    measured = ("reliability", "coverage", "guard", "verdicts", "locator_examples", "robustness", "noise", *curve)
+    measured = (
+        "reliability",
+        "coverage",
+        "risk_coverage",
+        "guard",
+        "verdicts",
+        "locator_examples",
+        "robustness",
+        "noise",
+        *curve,
+    )
     data = ("sample_images", "class_counts", "intensity_histograms", "mean_images")
     splits = [f"{plot}_{split}" for plot in ("confusion_matrix", "per_class") for split in ("valid", "test")]
     draw(found.preprocessed / f"{WRONG}.png")

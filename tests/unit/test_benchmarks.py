@@ -21,8 +21,11 @@ from metal_defects.errors import UserError
 
 NOTEBOOK = PROJECT / "research" / "research.ipynb"
 SCRIPTS = (
+    "benchmarks/acceptance.py",
     "benchmarks/cross_validation.py",
     "benchmarks/head_speed.py",
+    "benchmarks/leakage.py",
+    "benchmarks/overlaps.py",
     "benchmarks/custom_cnn.py",
     "benchmarks/synthetic_to_real.py",
     "benchmarks/localisation.py",
@@ -113,7 +116,9 @@ def test_known_images_follow_the_order_of_the_splits(load: Callable[[str], Modul
     splits = {"a.png": "test", "b.png": "train", "c.png": "valid"}
     groups = {"a.png": "a.png", "b.png": "a.png", "c.png": "c.png"}
     rows = [ManifestRow(path=path, split=splits[path], group=groups[path], **shared, **sizes) for path in splits]
-    images = [ImageRow(path=f"x/{path}", source=path, split=splits[path], **shared) for path in splits]
+    images = [
+        ImageRow(path=f"x/{path}", source=path, group=groups[path], split=splits[path], **shared) for path in splits
+    ]
     write_rows(place.path(MANIFEST), ManifestRow, rows)
     write_rows(place.path(IMAGES), ImageRow, images)
     place.path(LABELS).write_text('{"classes": ["x", "y"], "image_size": 64}')

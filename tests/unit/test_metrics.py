@@ -1,5 +1,6 @@
 """Metrics against scikit-learn and SciPy, and the promises of their intervals."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,6 +15,7 @@ from metal_defects.metrics import (
     Score,
     accuracy_interval,
     classification_metrics,
+    design_effect,
     format_accuracy,
     image_losses,
     share,
@@ -200,3 +202,52 @@ def test_image_losses_are_those_of_scikit_learn() -> None:
     labels, probabilities = random.integers(0, 4, 30), random.dirichlet(np.ones(4), 30)
     assert image_losses(labels, probabilities).mean() == pytest.approx(log_loss(labels, probabilities, labels=range(4)))
     assert np.isfinite(image_losses(np.array([0]), np.array([[0.0, 1.0]]))).all()
+
+
+def test_design_effect_of_known_groups() -> None:
+    right, alone, twelves = np.ones(72, bool), np.arange(72), np.arange(72) // 12
+    assert design_effect(right, alone) == 1
+    # Without an error nothing tells images of one piece apart: six pieces of twelve images are six.
+    assert design_effect(right, twelves) == pytest.approx(12)
+    assert accuracy_interval(72, 72, effect=12) == pytest.approx(accuracy_interval(6, 6))
+    # Whole pieces are wrong: still 12; errors whose groupmates are right: hardly more than 1.
+    assert design_effect(twelves > 2, twelves) == pytest.approx(12)
+    assert design_effect(alone % 12 > 0, twelves) == pytest.approx(1)
+    # Uneven groups: one of 8 and two of 1, a typical image has 6.6 of its piece.
+    assert design_effect(np.ones(10, bool), np.array([0] * 8 + [1, 2])) == pytest.approx(6.6)
+    assert design_effect(np.zeros(0, bool), np.zeros(0)) == 1
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 9)), min_size=1, max_size=60))
+def test_design_effect_lies_between_images_and_pieces(drawn: list[tuple[bool, int]]) -> None:
+    right, groups = (np.array(part) for part in zip(*drawn, strict=True))
+    sizes = np.unique(groups, return_counts=True)[1]
+    assert 1 <= design_effect(right, groups) <= (sizes**2).sum() / sizes.sum() + 1e-9
+    assert design_effect(right, groups) == pytest.approx(design_effect(~right, groups))
+
+
+def test_intervals_of_clustered_errors_hold_what_they_promise() -> None:
+    """Pieces of ten images, one in five of them wrong as a whole: image-wise intervals miss 80 % far too often."""
+    rng, covered = np.random.default_rng(0), Counter[str]()
+    groups = np.repeat(np.arange(40), 10)
+    for _ in range(400):
+        right = np.repeat(rng.random(40) < 0.8, 10)
+        for name, effect in (("images", 1.0), ("pieces", design_effect(right, groups))):
+            low, high = accuracy_interval(int(right.sum()), len(right), effect=effect)
+            covered[name] += low <= 0.8 <= high
+    assert covered["images"] < 300
+    assert covered["pieces"] >= 350
+
+
+def test_groups_widen_every_interval_and_change_no_value() -> None:
+    labels = np.arange(120) % 3
+    probabilities = certain(np.where(np.arange(120) < 12, (labels + 1) % 3, labels).tolist(), 3)
+    plain = classification_metrics(labels, probabilities, names(3))
+    grouped = classification_metrics(labels, probabilities, names(3), groups=np.arange(120) // 12)
+    assert plain == classification_metrics(labels, probabilities, names(3), groups=np.arange(120).astype(str))
+    for name in ("accuracy", "macro_recall", "macro_precision", "macro_f1"):
+        one, other = getattr(plain, name), getattr(grouped, name)
+        assert other.value == one.value
+        assert other.low < one.low
+        assert other.high > one.high
+    assert all(other.recall.low < one.recall.low for one, other in zip(plain.per_class, grouped.per_class, strict=True))

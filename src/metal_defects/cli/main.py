@@ -12,6 +12,7 @@ import typer
 
 from metal_defects.cli.evaluate import evaluate
 from metal_defects.cli.predict import predict
+from metal_defects.cli.priors import priors
 from metal_defects.cli.run import run, show_plan
 from metal_defects.cli.serve import serve
 from metal_defects.errors import UserError
@@ -52,6 +53,7 @@ app.command()(run)
 app.command("plan")(show_plan)
 app.command()(predict)
 app.command()(evaluate)
+app.command()(priors)
 app.command()(serve)
 
 

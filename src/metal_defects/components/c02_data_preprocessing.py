@@ -50,7 +50,9 @@ def run(ctx: StageContext) -> None:
     written = []
     results = track(map_ordered(process, jobs), "Resizing images", total=len(jobs))
     for (row, target), (digest, description) in zip(jobs, results, strict=True):
-        written.append(ImageRow(path=target, label=row.label, split=row.split, sha256=digest, source=row.path))
+        written.append(
+            ImageRow(path=target, label=row.label, split=row.split, sha256=digest, source=row.path, group=row.group)
+        )
         statistics[row.label].add(row.split, ctx.out / target, description)
     write_record(ctx.out / GEOMETRY.file, geometry)
     write_rows(ctx.out / IMAGES.file, ImageRow, written)

@@ -29,7 +29,7 @@ from metal_defects.models.results import BaseResult, BestBase, Leaderboard, Mode
 from metal_defects.models.trainers import make_trainer
 from metal_defects.models.training import MakeCallbacks, Training
 from metal_defects.pipeline.context import StageContext
-from metal_defects.plots.training import draw_leaderboard, draw_learning_curves
+from metal_defects.plots.training import draw_history, draw_leaderboard
 from metal_defects.records import read_record, write_record, write_table
 
 RESULT = "result.json"
@@ -83,14 +83,14 @@ def _train_and_evaluate(
         probabilities = fitted.predict(split)
         metrics[split] = write_split_results(folder, split, probabilities, images, entry.full_title)
         np.save(folder / f"probabilities_{split}.npy", probabilities)
-    draw_learning_curves(fitted.history, folder / "learning_curves.png", entry.full_title, fitted.frozen_epochs)
+    draw_history(fitted.history, folder, entry.full_title)
     fitted.assemble().save(folder / "model.h5", include_optimizer=False)
     return BaseResult(
         data=data,
         **entry.model_dump(include={"name", "title", "kind", "weights", "gmacs", "parameters"}),
         **trainer.method._asdict(),
-        hyperparameters=trainer.defaults(),
-        epochs=len(fitted.history["loss"]),
+        hyperparameters=trainer.defaults() | ({} if fitted.l2 is None else {"l2": fitted.l2}),
+        epochs=len(fitted.history.get("loss", ())),
         seconds=round(time.monotonic() - start, 1),
         valid=metrics["valid"],
         test=metrics["test"],

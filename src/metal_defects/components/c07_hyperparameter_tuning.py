@@ -2,11 +2,8 @@
 
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +12,7 @@ from metal_defects.artifacts import (
     BEST,
     IMAGES,
     LABELS,
+    MANIFEST,
     MODELS,
     PREPROCESSED,
     SNAPSHOTS_FOLDER,
@@ -28,34 +26,24 @@ from metal_defects.artifacts import (
 from metal_defects.components.c05_callbacks import build_callbacks, gather_training
 from metal_defects.components.split_results import HELD_OUT, LabelledImages, write_split_results
 from metal_defects.config import HyperparameterTuningParams
-from metal_defects.data.manifest import ImageRow, SourceCard
+from metal_defects.data.manifest import ImageRow, ManifestRow, SourceCard
 from metal_defects.data.snapshots import ClassLabels, load_snapshot
-from metal_defects.errors import UserError
+from metal_defects.evaluation.fine_tuning_trial import try_fine_tuning
+from metal_defects.evaluation.recipe_search import search_recipe
 from metal_defects.files import sha256_file
-from metal_defects.log import logger, progress_bar
+from metal_defects.log import logger
 from metal_defects.metrics import SplitMetrics, format_accuracy, image_losses
-from metal_defects.models.results import (
-    BestBase,
-    LogLosses,
-    ModelEntry,
-    ModelList,
-    Trial,
-    TunedCard,
-    TunedResult,
-)
-from metal_defects.models.trainers import Trainer, make_trainer
+from metal_defects.models.network_search import search_network
+from metal_defects.models.results import BestBase, FineTuning, LogLosses, ModelEntry, ModelList, TunedCard, TunedResult
+from metal_defects.models.search import OBJECTIVE, Found
+from metal_defects.models.trainers import Fitted, FrozenTrainer, Trainer, make_trainer
 from metal_defects.models.training import predict_images
 from metal_defects.pipeline.context import StageContext
-from metal_defects.plots.training import draw_learning_curves
+from metal_defects.plots.training import draw_history
 from metal_defects.plots.tuning import draw_trials
 from metal_defects.records import write_record, write_table
 
-if TYPE_CHECKING:
-    import keras_tuner
-
-OBJECTIVE = "val_log_loss"
 PARITY_TOLERANCE = 1e-3
-CANDIDATES = 4096
 
 
 def run(ctx: StageContext) -> None:
@@ -72,23 +60,26 @@ def run(ctx: StageContext) -> None:
     )
     logger.info("   tuning %s", entry.full_title)
     trainer, labels = make_trainer(entry, gather_training(ctx)), images.labels("valid")
-    trials = _search(ctx, trainer, entry, labels)
-    _write_trials(ctx.out, trials)
-    _, winner = min(((trial.score, trial) for trial in trials if trial.score is not None), key=itemgetter(0))
+    found = _search(ctx, trainer, entry, images)
+    _write_trials(ctx.out, found)
     make_callbacks = partial(build_callbacks, ctx.setting("callbacks"))
-    fitted = trainer.fit(winner.params, make_callbacks, ctx.out / "tuned", f"{entry.title} refit")
-    draw_learning_curves(fitted.history, ctx.out / "learning_curves.png", f"tuned {entry.full_title}")
+    fitted = trainer.fit(found.values, make_callbacks, ctx.out / "tuned", f"{entry.title} refit")
+    draw_history(fitted.history, ctx.out, f"tuned {entry.full_title}")
+    fine_tuned, fine_tuning = _fine_tune(ctx, trainer, fitted, found, images)
+    if fine_tuned is not None:
+        fitted = fine_tuned
     tuned_loss = float(image_losses(labels, fitted.predict("valid")).mean())
     base_loss = best.valid_log_loss[best.name]
-    keeps_base = base_loss <= tuned_loss
+    # A recipe won on far more images than the validation split has; a network was judged by these alone.
+    keeps_base = not entry.is_frozen and base_loss <= tuned_loss
     if keeps_base:
         logger.warning("   no trial beats the base model on validation (log loss %.4f): it is kept", base_loss)
         shutil.copy2(base_models / f"base_{best.name}.h5", ctx.out / TUNED_H5.file)
     else:
         fitted.assemble().save(ctx.out / TUNED_H5.file, include_optimizer=False)
-    hyperparameters = trainer.defaults() | ({} if keeps_base else winner.params)
+    hyperparameters = trainer.defaults() | ({} if keeps_base else found.values)
     metrics = _evaluate(ctx.out, ctx.path(SNAPSHOTS_FOLDER), images, f"tuned {entry.full_title}")
-    if abs(metrics["valid"].log_loss - min(base_loss, tuned_loss)) > PARITY_TOLERANCE:
+    if abs(metrics["valid"].log_loss - (base_loss if keeps_base else tuned_loss)) > PARITY_TOLERANCE:
         saved_loss = metrics["valid"].log_loss
         raise RuntimeError(f"{TUNED_H5.file} scores {saved_loss} on validation, the trained model {tuned_loss}.")
     result = TunedResult(
@@ -96,7 +87,9 @@ def run(ctx: StageContext) -> None:
         **entry.model_dump(include={"name", "title", "kind", "weights"}),
         base_model_kept=keeps_base,
         hyperparameters=hyperparameters,
-        trials=len(trials),
+        trials=found.trials,
+        reason=found.reason,
+        fine_tuning=fine_tuning,
         valid_log_loss=LogLosses(base=base_loss, tuned=round(tuned_loss, 6)),
         seconds=round(time.monotonic() - start, 1),
         valid=metrics["valid"],
@@ -107,143 +100,53 @@ def run(ctx: StageContext) -> None:
     logger.info("   tuned %s: test %s", entry.title, format_accuracy(result.test))
 
 
-def _search(ctx: StageContext, trainer: Trainer, entry: ModelEntry, labels: np.ndarray) -> list[Trial]:
-    """Run the trials that an interrupted run has not finished; all of them, in order.
-
-    Args:
-        ctx: of the stage.
-        trainer: of the model.
-        entry: the model.
-        labels: of the validation images, int32 (images,).
-    """
-    import keras_tuner
-
-    params: HyperparameterTuningParams = ctx.setting("hyperparameter_tuning")
-    count = params.max_trials if entry.is_frozen else params.from_scratch_max_trials
-    epochs = params.epochs if entry.is_frozen else params.from_scratch_epochs
+def _search(ctx: StageContext, trainer: Trainer, entry: ModelEntry, images: LabelledImages) -> Found:
+    """The best hyperparameters; trials that an interrupted run has finished are not done again."""
     make_callbacks = partial(build_callbacks, ctx.setting("callbacks"), is_trial=True)
-    space = keras_tuner.HyperParameters()
-    trainer.declare(space, params)
-    with progress_bar() as bar:
-        task = bar.add_task("Tuning trials", total=count, note="")
-
-        def run_trial(trial: "keras_tuner.engine.trial.Trial") -> dict[str, float]:
-            start = time.monotonic()
-            values = dict(trial.hyperparameters.values)
-            chosen = _drop_own(values) | {"epochs": values.get("tuner/epochs", epochs)}
-            folder = ctx.resume / "logs" / trial.trial_id
-            shutil.rmtree(folder, ignore_errors=True)
-            fitted = trainer.fit(chosen, make_callbacks, folder, f"trial {int(trial.trial_id)}")
-            probabilities = fitted.predict("valid")
-            bar.advance(task)
-            return {
-                OBJECTIVE: float(image_losses(labels, probabilities).mean()),
-                "val_accuracy": float((probabilities.argmax(axis=1) == labels).mean()),
-                "seconds": time.monotonic() - start,
-                "epochs": chosen["epochs"],
-            }
-
-        tuner = _make_tuner(run_trial, params, space, count, epochs, ctx.setting("seed"), ctx.resume)
-        bar.update(task, completed=sum(trial.status == "COMPLETED" for trial in tuner.oracle.trials.values()))
-        tuner.search(verbose=0)
+    params: HyperparameterTuningParams = ctx.setting("hyperparameter_tuning")
+    if isinstance(trainer, FrozenTrainer):
+        groups = np.array([row.group for row in images.select("train")])
+        found = search_recipe(trainer, groups, params, make_callbacks, ctx.resume)
+    else:
+        labels = images.labels("valid")
+        found = search_network(trainer, labels, params, make_callbacks, ctx.resume, ctx.setting("seed"))
     shutil.copytree(ctx.resume / "trials", ctx.out / "trials")
     if (ctx.resume / "logs").exists():
         shutil.copytree(ctx.resume / "logs", ctx.out / "logs")
-    trials = [_describe(trial) for _, trial in sorted(tuner.oracle.trials.items())]
-    if all(trial.score is None for trial in trials):
-        raise UserError(f"No tuning trial succeeded. Got: {trials[0].message.strip().splitlines()[-1]}")
-    return trials
+    logger.info("   %s", found.reason)
+    return found
 
 
-def _make_tuner(
-    run_trial: "Callable[[keras_tuner.engine.trial.Trial], dict[str, float]]",
-    params: HyperparameterTuningParams,
-    space: "keras_tuner.HyperParameters",
-    count: int,
-    epochs: int,
-    seed: int,
-    resume: Path,
-) -> "keras_tuner.Tuner":
-    """A tuner whose state lies in the resume folder, so that a crash costs one trial at most."""
-    import keras_tuner
-
-    class Search(keras_tuner.Tuner):
-        def run_trial(self, trial: "keras_tuner.engine.trial.Trial", **_: Any) -> dict[str, float]:
-            try:
-                return run_trial(trial)
-            except OSError as error:
-                # A full disk is not the fault of this trial's values: stop instead of trying others.
-                raise keras_tuner.errors.FatalError(str(error)) from error
-
-    def make(overwrite: bool) -> keras_tuner.Tuner:
-        oracle = _make_oracle(params.algorithm, space, count, epochs, seed)
-        return Search(oracle, directory=str(resume), project_name="trials", overwrite=overwrite)
-
-    try:
-        return make(overwrite=False)
-    except Exception as error:  # Keras Tuner does not write its state atomically: a crash may tear it
-        logger.warning("   the record of the interrupted search is damaged (%r): it starts anew", error)
-        return make(overwrite=True)
+def _fine_tune(
+    ctx: StageContext, trainer: Trainer, frozen: Fitted, found: Found, images: LabelledImages
+) -> tuple[Fitted | None, FineTuning | None]:
+    """The fine-tuned network where it is better, and what came of trying; None of a network trained from scratch."""
+    if not isinstance(trainer, FrozenTrainer):
+        return None, None
+    accuracy = max(trial.accuracy or 0.0 for trial in found.trials if trial.params == found.values)
+    known = {row.path: row for row in ctx.read_rows(MANIFEST, ManifestRow)}
+    rows = [[known[row.source] for row in images.select(split)] for split in ("train", "valid")]
+    make_callbacks = partial(build_callbacks, ctx.setting("callbacks"))
+    folder = ctx.out / "fine_tuning"
+    tuned, result = try_fine_tuning(trainer, frozen, accuracy, rows, make_callbacks, folder, ctx.resume)
+    logger.info("   fine-tuning: %s", result.reason)
+    if tuned is None:
+        return None, result
+    draw_history(tuned.history, folder, f"fine-tuned {trainer.entry.full_title}")
+    return tuned, result
 
 
-def _make_oracle(
-    algorithm: str, space: "keras_tuner.HyperParameters", count: int, epochs: int, seed: int
-) -> "keras_tuner.Oracle":
-    """What proposes the values of the next trial."""
-    from keras_tuner import Objective, oracles
-
-    class GaussianProcess(oracles.BayesianOptimizationOracle):
-        def populate_space(self, trial_id: str) -> dict[str, Any]:
-            """Propose the best of many random candidates: the usual 50 gradient searches take longer than a trial."""
-            completed = [trial for trial in self.trials.values() if trial.status == "COMPLETED"]
-            if len(completed) < self.num_initial_points:
-                return self._random_populate_space()
-            points, scores = self._vectorize_trials()
-            self.gpr.fit(points, scores)
-            candidates = self._random_state.uniform(size=(CANDIDATES, points.shape[1]))
-            mean, deviation = self.gpr.predict(candidates, return_std=True)
-            best = candidates[np.argmin(mean - self.beta * deviation)]
-            return {"status": "RUNNING", "values": self._vector_to_values(best)}
-
-    common = {"objective": Objective(OBJECTIVE, "min"), "hyperparameters": space, "seed": seed}
-    if algorithm == "hyperband":
-        return oracles.HyperbandOracle(max_epochs=epochs, **common)
-    return GaussianProcess(max_trials=count, num_initial_points=max(2, count // 2), **common)
-
-
-def _drop_own(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Hyperparameters without those that Keras Tuner adds for itself."""
-    return {key: value for key, value in values.items() if not key.startswith("tuner/")}
-
-
-def _describe(trial: "keras_tuner.engine.trial.Trial") -> Trial:
-    """One trial as plain values; its hyperparameters under the names that a trainer takes."""
-    completed = trial.status == "COMPLETED"
-
-    def metric(name: str) -> float | None:
-        return trial.metrics.get_best_value(name) if completed else None
-
-    return Trial(
-        number=int(trial.trial_id),
-        status=str(trial.status),
-        score=trial.score if completed else None,
-        val_accuracy=metric("val_accuracy"),
-        seconds=metric("seconds"),
-        epochs=metric("epochs"),
-        params=_drop_own(trial.hyperparameters.values),
-        message=trial.message or "",
-    )
-
-
-def _write_trials(folder: Path, trials: Sequence[Trial]) -> None:
+def _write_trials(folder: Path, found: Found) -> None:
     """trials.csv and trials.png, in the order of the search."""
-    names = sorted({name for trial in trials for name in trial.params})
-    fixed = ("number", "status", "score", "val_accuracy", "seconds", "epochs")
+    names = sorted({name for trial in found.trials for name in trial.params})
+    measured = ("behind", "behind_error", "accuracy", "damaged_accuracy", "gmacs", "seconds", "epochs")
+    fixed = ("number", "status", "first_look", "images", "score", *measured)
     rows = (
-        (*(getattr(trial, name) for name in fixed), *(trial.params.get(name, "") for name in names)) for trial in trials
+        (*(getattr(trial, name) for name in fixed), *(trial.params.get(name, "") for name in names))
+        for trial in found.trials
     )
-    write_table(folder / TRIALS.file, ("trial", "status", OBJECTIVE, *fixed[3:], *names), rows)
-    draw_trials(trials, folder / "trials.png")
+    write_table(folder / TRIALS.file, ("trial", "status", "first_look", "images", OBJECTIVE, *measured, *names), rows)
+    draw_trials(found.trials, folder / "trials.png")
 
 
 def _evaluate(folder: Path, snapshots: Path, images: LabelledImages, title: str) -> dict[str, SplitMetrics]:
@@ -274,5 +177,6 @@ def _make_card(ctx: StageContext, result: TunedResult) -> TunedCard:
         fit=labels.fit,
         limits=ctx.setting("image"),
         hyperparameters=result.hyperparameters,
+        fine_tuned=result.fine_tuning is not None and result.fine_tuning.kept,
         sha256=sha256_file(ctx.out / TUNED_H5.file),
     )

@@ -9,16 +9,9 @@ from metal_defects import artifacts
 from metal_defects.components.c05_callbacks import build_callbacks, gather_training
 from metal_defects.config import ModelEvaluationParams
 from metal_defects.data.manifest import ImageRow, ManifestRow, SourceCard
-from metal_defects.evaluation.judging import (
-    Clock,
-    Fitted,
-    HeldOut,
-    export_graph,
-    fit_parts,
-    judge_held_out,
-    judge_out_of_fold,
-    look_further,
-)
+from metal_defects.evaluation.clock import Clock
+from metal_defects.evaluation.judged import judge_out_of_fold
+from metal_defects.evaluation.judging import Fitted, HeldOut, export_graph, fit_parts, judge_held_out, look_further
 from metal_defects.evaluation.results import Decision, Evaluation, ModelTitle
 from metal_defects.evaluation.tuned_run import TunedRun, open_tuned_run
 from metal_defects.inference.card import LocatorCard
@@ -27,7 +20,13 @@ from metal_defects.models.results import ModelList, TunedCard, TunedResult
 from metal_defects.pipeline.context import StageContext
 from metal_defects.plots.locator import draw_locations
 from metal_defects.plots.robustness import draw_learning_curve, draw_noise_curve, draw_robustness_map
-from metal_defects.plots.trust import draw_coverage, draw_guard_distances, draw_reliability, draw_verdicts
+from metal_defects.plots.trust import (
+    draw_coverage,
+    draw_guard_distances,
+    draw_reliability,
+    draw_risk_coverage,
+    draw_verdicts,
+)
 from metal_defects.records import write_record
 from metal_defects.trust.guard import GuardCard
 
@@ -58,6 +57,8 @@ def run(ctx: StageContext) -> None:
         calibration=judged.calibration,
         conformal=judged.conformal,
         guard=held_out.guard,
+        priors=judged.priors,
+        selection=fitted.chosen.selection,
         verdicts=held_out.verdicts,
         locator=held_out.locator,
         robustness=held_out.robustness,
@@ -69,6 +70,13 @@ def run(ctx: StageContext) -> None:
     write_record(ctx.out / artifacts.EVALUATION.file, evaluation)
     _draw_plots(ctx.out / artifacts.EVALUATION_PLOTS.file, tuned, fitted, held_out, evaluation, result.full_title)
     logger.info("   calibration error %.2f points", 100 * evaluation.calibration.after.ece.value)
+    chosen = evaluation.selection.chosen
+    logger.info(
+        "   %.1f of 100 accepted, at most %g %% wrong among them%s",
+        100 * chosen.accepted.value,
+        100 * chosen.max_risk,
+        "" if chosen.is_shown else ": too few answers or too many errors to show it by counting",
+    )
 
 
 def _open(ctx: StageContext, models: ModelList, result: TunedResult) -> TunedRun:
@@ -95,8 +103,8 @@ def _count_damaged(params: ModelEvaluationParams, kind: str) -> int:
 def _describe_decision(fitted: Fitted) -> Decision:
     locator, guard = fitted.locator, fitted.guard
     return Decision(
-        temperature=fitted.temperature,
-        verdict_rules=fitted.rules,
+        scaling=fitted.scaling,
+        verdict_rules=fitted.chosen.rules,
         locator=LocatorCard(kind=locator.kind, threshold=locator.threshold, box_threshold=locator.box_threshold),
         guard=GuardCard(taps=guard.taps, acceptance=guard.acceptance),
     )
@@ -127,6 +135,7 @@ def _draw_plots(
     if evaluation.learning_curve:
         draw_learning_curve(evaluation.learning_curve, folder / "learning_curve.png", "What labels buy")
     draw_reliability(evaluation.calibration, folder / "reliability.png", "Calibration, out of fold")
+    draw_risk_coverage(evaluation.selection, folder / "risk_coverage.png", "What can be accepted, out of fold")
     draw_coverage(evaluation.conformal, folder / "coverage.png", "Coverage, out of fold")
     draw_robustness_map(evaluation.robustness, folder / "robustness.png", title)
     draw_noise_curve(evaluation.robustness, folder / "noise.png", "Sensor noise")

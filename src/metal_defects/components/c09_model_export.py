@@ -247,6 +247,7 @@ def _make_card(
             | {name: version(name) for name in ("onnx", "onnxruntime", "tf2onnx", "pillow")},
         ),
         metrics={"valid": metrics.valid, "test": metrics.test},
+        priors=evaluation.priors.served,
     )
 
 

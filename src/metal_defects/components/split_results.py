@@ -54,7 +54,7 @@ def write_split_results(
     """
     folder.mkdir(parents=True, exist_ok=True)
     rows, classes, labels = images.select(split), images.classes, images.labels(split)
-    found = classification_metrics(labels, probabilities, classes)
+    found = classification_metrics(labels, probabilities, classes, groups=np.array([row.group for row in rows]))
     errors = tuple(
         Misnamed(
             source=rows[index].source,

@@ -5,7 +5,7 @@ correlating the two images' fine structure, at the best of all small shifts, in 
 NEU-DET has scratches that were stored twice, the second time turned by 90 degrees.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
+from metal_defects.config import Duplicates
 from metal_defects.log import track
 
 THUMBNAIL_SIDE = 64
@@ -94,7 +95,7 @@ def take_print(pixels: np.ndarray, file_sha256: str) -> ImagePrint:
     return ImagePrint(file_sha256, digest.hexdigest(), thumbnail, tuple(hashes))
 
 
-def find_matches(prints: Sequence[ImagePrint], mode: Literal["near", "exact", "off"]) -> list[Match]:
+def find_matches(prints: Sequence[ImagePrint], mode: Duplicates) -> list[Match]:
     """Pairs of copies; of k exact copies the k - 1 pairs with the first one are enough.
 
     Args:
@@ -107,13 +108,13 @@ def find_matches(prints: Sequence[ImagePrint], mode: Literal["near", "exact", "o
     if mode == "off":
         return []
     matches, originals = _find_exact(prints)
-    if mode == "near":
+    if mode in ("near", "overlap"):
         matches += _find_near(prints, originals)
     return sorted(matches, key=lambda match: (match.first, match.second))
 
 
-def group_matches(count: int, matches: Sequence[Match]) -> list[int]:
-    """For each of `count` images the smallest index that it is connected to by matches, its own where there is none."""
+def group_pairs(count: int, pairs: Iterable[tuple[int, int]]) -> list[int]:
+    """For each of `count` images the smallest index that it is connected to by pairs, its own where there is none."""
     leader = list(range(count))
 
     def find(index: int) -> int:
@@ -122,8 +123,8 @@ def group_matches(count: int, matches: Sequence[Match]) -> list[int]:
             index = leader[index]
         return index
 
-    for match in matches:
-        low, high = sorted((find(match.first), find(match.second)))
+    for pair in pairs:
+        low, high = sorted(map(find, pair))
         leader[high] = low
     return [find(index) for index in range(count)]
 

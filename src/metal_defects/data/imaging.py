@@ -111,6 +111,16 @@ def _read_image(source: Path | bytes | Image.Image | np.ndarray, limits: ImageSc
         return _decode_opened(image, name, limits)
 
 
+def read_size(source: Path) -> tuple[int, int] | None:
+    """Width and height in pixels that a file's header tells; None where it tells none. No pixel is decoded."""
+    _silence_pillow()
+    try:
+        with Image.open(source) as image:
+            return image.size
+    except Exception:  # whatever is wrong with the file, decoding it will say
+        return None
+
+
 def require_pixels(data: bytes, most: int, name: str) -> int:
     """Pixels of an image file by its header; 0 where that cannot be read, for `decode_image` to explain.
 

@@ -37,7 +37,7 @@ class ManifestRow(Record):
 
     Attributes:
         path: below the root of the source, with forward slashes.
-        group: images of one group are copies of one another.
+        group: images of one group show one piece of surface: copies, overlaps, or names of one part.
         width, height: pixels, of the source image.
     """
 
@@ -73,6 +73,26 @@ class LeftOut(Record):
     detail: str
 
 
+class OverlapRow(Record):
+    """Two images that show one piece of surface: a row of overlaps.csv.
+
+    Attributes:
+        turn: quarter turns of the second image, counter-clockwise, as it lies on the first; from 4 it is mirrored left
+            to right beforehand, and the turns are `turn` - 4.
+        down, across: from the corner of the first image to that of the turned second, in pixels of the files.
+        correlation: of the structure, in the direction in which it agrees least.
+        shared: common area, as a share of the smaller image.
+    """
+
+    first: str
+    second: str
+    turn: int
+    down: float
+    across: float
+    correlation: float
+    shared: float
+
+
 class ImageRow(Record):
     """A preprocessed image: a row of images.csv.
 
@@ -80,6 +100,7 @@ class ImageRow(Record):
         path: below the folder of stage 02.
         sha256: of its pixels.
         source: path in the manifest.
+        group: its piece of surface, as in the manifest.
     """
 
     path: str
@@ -87,6 +108,7 @@ class ImageRow(Record):
     split: SplitName
     sha256: str
     source: str
+    group: str
 
 
 class DataCard(Record):

@@ -97,3 +97,10 @@ def load_summary(folder: Path) -> Snapshots:
 def load_labels(folder: Path, split: str) -> np.ndarray:
     """Class indices of one split, int32 (images,), in the order of images.csv."""
     return np.asarray(getattr(load_summary(folder), split).labels, dtype=np.int32)
+
+
+def read_images(snapshots: Path, *splits: str) -> np.ndarray:
+    """Images of some splits, uint8 (images, side, side, 3)."""
+    return np.concatenate(
+        [batch for split in splits for batch, _ in load_snapshot(snapshots, split).batch(64).as_numpy_iterator()]
+    )

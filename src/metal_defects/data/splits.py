@@ -27,14 +27,16 @@ class Item:
     Attributes:
         path: its identity.
         label: class name.
-        group: images of one group are copies of one another.
+        group: images of one group show one piece of surface, and stay on one side of a split that is drawn.
         split: where its folder says it belongs, if it does.
+        copies: images of one value are copies of one another; those of one group where None.
     """
 
     path: str
     label: str
     group: str
     split: SplitName | None = None
+    copies: str | None = None
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ def assign_splits(
         rooms[label] = _plan(label, count, unreadable.get(label, 0), sizes, params.valid_share_of_train)
     sides, missed = _fill(items, rooms, seed)
     if missed:
-        notes += (f"{missed} images are on another side than their class's size asks, beside their copies.",)
+        notes += (f"{missed} images are on another side than their class's size asks, because pieces stay whole.",)
     unused = tuple(path for path, side in sides.items() if side == "unused")
     splits = {path: side for path, side in sides.items() if side != "unused"}
     return Assignment(splits, {}, unused, origin, notes)
@@ -116,6 +118,7 @@ def _keep_given(items: list[Item], given: set[SplitName], valid_share: float, se
         sides, _ = _fill(train, rooms, seed)
         splits |= {path: side for path, side in sides.items() if side != "unused"}
         notes += (f"valid is {valid_share:.0%} of the given train part, drawn from it.",)
+    notes += _tell_shared(kept, splits)
     return Assignment(splits, dropped, (), "the data's own folders", notes)
 
 
@@ -123,11 +126,26 @@ def _drop_copies(items: list[Item]) -> tuple[list[Item], dict[str, SplitName]]:
     """Leave every group on one side: test before valid before train, so that no evaluation sees what was trained on."""
     sides: dict[str, set[SplitName | None]] = {}
     for item in items:
-        sides.setdefault(item.group, set()).add(item.split)
-    keeper = {group: next(split for split in reversed(SPLITS) if split in found) for group, found in sides.items()}
-    kept = [item for item in items if item.split == keeper[item.group]]
-    dropped = {item.path: keeper[item.group] for item in items if item.split != keeper[item.group]}
-    return kept, dropped
+        sides.setdefault(item.copies or item.group, set()).add(item.split)
+    keeper = {copies: next(split for split in reversed(SPLITS) if split in found) for copies, found in sides.items()}
+    where = {item.path: keeper[item.copies or item.group] for item in items}
+    kept = [item for item in items if item.split == where[item.path]]
+    return kept, {item.path: where[item.path] for item in items if item.split != where[item.path]}
+
+
+def _tell_shared(items: Iterable[Item], splits: Mapping[str, SplitName]) -> tuple[str, ...]:
+    """A given split is somebody's choice and is kept, also where it tears pieces apart; but nobody shall miss it."""
+    items = list(items)
+    trained = {item.group for item in items if splits[item.path] == "train"}
+    test = [item for item in items if splits[item.path] == "test"]
+    shared = sum(item.group in trained for item in test)
+    if not shared:
+        return ()
+    return (
+        f"{shared} of {len(test)} test images show pieces of surface that training images show as well: on new pieces "
+        "expect worse than the test says. The given split was kept; sizes in data_ingestion.split draw one that "
+        "keeps pieces together.",
+    )
 
 
 def _plan(label: str, count: int, unreadable: int, sizes: SplitSizes, valid_share: float) -> Room:
@@ -168,7 +186,7 @@ def _fill(items: Iterable[Item], rooms: Mapping[str, Room], seed: int) -> tuple[
     Returns:
         The side of each path, and how many images had to go where there was no room for them.
     """
-    rooms = {label: dict(room) for label, room in rooms.items()}
+    asked, rooms = rooms, {label: dict(room) for label, room in rooms.items()}
     groups: dict[str, list[Item]] = {}
     for item in items:
         groups.setdefault(item.group, []).append(item)
@@ -184,7 +202,34 @@ def _fill(items: Iterable[Item], rooms: Mapping[str, Room], seed: int) -> tuple[
         for label, count in needs.items():
             rooms[label][side] -= count
         placed |= {item.path: side for item in group}
+    missed += _fill_empty(shuffled, placed, asked)
     return dict(sorted(placed.items())), missed
+
+
+def _fill_empty(groups: Sequence[Sequence[Item]], placed: dict[str, Side], asked: Mapping[str, Room]) -> int:
+    """Give every class an image on each side that asks for some, of its smallest groups; how many images moved.
+
+    No side is left without a class for it: where a class has too few groups for all sides, one stays empty.
+    """
+    moved = 0
+    for label, room in asked.items():
+        own = sorted((group for group in groups if any(item.label == label for item in group)), key=len)
+        for side in (side for side in ("test", "valid", "train") if room.get(side)):
+            held = Counter(placed[group[0].path] for group in own)
+            spare = (group for group in own if held[placed[group[0].path]] > 1 and _can_leave(group, groups, placed))
+            group = None if held[side] else next(spare, None)
+            if group:
+                placed.update({item.path: side for item in group})
+                moved += len(group)
+    return moved
+
+
+def _can_leave(group: Sequence[Item], groups: Sequence[Sequence[Item]], placed: Mapping[str, Side]) -> bool:
+    """Whether every class of the group has another group beside it."""
+    beside = {
+        item.label for one in groups if one is not group for item in one if placed[item.path] == placed[group[0].path]
+    }
+    return {item.label for item in group} <= beside
 
 
 def _choose_side(needs: Mapping[str, int], rooms: Mapping[str, Room], rng: np.random.Generator) -> tuple[Side, int]:

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
-from metal_defects.config import SplitName, SplitSchema
+from metal_defects.config import DataIngestionParams, SplitName, SplitSchema
 from metal_defects.data.annotations import Boxes
 from metal_defects.data.duplicates import Match
 from metal_defects.data.manifest import SPLITS, LeftOut
@@ -54,6 +54,26 @@ class CopiesCheck(Check):
     pairs: tuple[Copy, ...] = ()
 
 
+class OverlapsCheck(Check):
+    """Which images show one piece of surface?
+
+    Attributes:
+        images: all of them.
+        shared: images that share their piece with others.
+        pieces: by class; a piece that shows two classes counts for both.
+        largest: images of the largest piece, by class.
+        unnamed: images whose path names no part by data_ingestion.group_by.
+        loosened: classes of too few pieces to divide; their images are divided as if each were a piece.
+    """
+
+    images: int
+    shared: int
+    pieces: dict[str, int]
+    largest: dict[str, int]
+    unnamed: int
+    loosened: tuple[str, ...]
+
+
 class LabelsCheck(Check):
     """Do copies of an image agree on its class? Of each group that does not, the class by path."""
 
@@ -100,6 +120,7 @@ class ValidationReport(Record):
 
     quarantine: QuarantineCheck
     copies: CopiesCheck
+    overlaps: OverlapsCheck
     labels: LabelsCheck
     split: SplitCheck
     minimum: Check
@@ -156,7 +177,7 @@ def check_copies(items: Sequence[Item], matches: Sequence[Match], mode: str) -> 
         return CopiesCheck(status="warn", message=message)
     found: dict[str, list[str]] = {}
     for item in items:
-        found.setdefault(item.group, []).append(item.path)
+        found.setdefault(item.copies or item.group, []).append(item.path)
     groups = tuple(tuple(paths) for paths in found.values() if len(paths) > 1)
     pairs = tuple(
         Copy(
@@ -175,11 +196,52 @@ def check_copies(items: Sequence[Item], matches: Sequence[Match], mode: str) -> 
     return CopiesCheck(status="warn" if groups else "ok", message=message, groups=groups, pairs=pairs)
 
 
+def check_overlaps(
+    items: Sequence[Item], params: DataIngestionParams, unnamed: int, loosened: Sequence[str]
+) -> OverlapsCheck:
+    """Which images show one piece of surface?
+
+    Args:
+        items: with their groups, before any class was loosened.
+        params: what was looked for.
+        unnamed: images whose path names no part.
+        loosened: classes that are divided by images all the same.
+    """
+    sizes = Counter(item.group for item in items)
+    members: dict[str, Counter[str]] = {}
+    for item in items:
+        members.setdefault(item.label, Counter())[item.group] += 1
+    shared = sum(size for size in sizes.values() if size > 1)
+    pieces = sum(size > 1 for size in sizes.values())
+    message = f"{shared} of {len(items)} images share surface with others, in {pieces} pieces, which stay on one side."
+    if params.duplicates != "overlap":
+        message += f" Overlaps were not looked for (data_ingestion.duplicates: {params.duplicates})."
+    if unnamed:
+        message += (
+            f" {unnamed} images do not match data_ingestion.group_by '{params.group_by}': each counts as its own part."
+        )
+    if loosened:
+        message += (
+            f" {', '.join(loosened)}: too few pieces to divide, so that images of one piece are trained on and tested "
+            "on; expect worse on new pieces, and add images of others."
+        )
+    return OverlapsCheck(
+        status="warn" if shared or unnamed or loosened or params.duplicates != "overlap" else "ok",
+        message=message,
+        images=len(items),
+        shared=shared,
+        pieces={label: len(found) for label, found in sorted(members.items())},
+        largest={label: max(found.values()) for label, found in sorted(members.items())},
+        unnamed=unnamed,
+        loosened=tuple(loosened),
+    )
+
+
 def check_labels(items: Sequence[Item]) -> LabelsCheck:
     """Do copies of an image agree on its class?"""
     labels: dict[str, dict[str, str]] = {}
     for item in items:
-        labels.setdefault(item.group, {})[item.path] = item.label
+        labels.setdefault(item.copies or item.group, {})[item.path] = item.label
     disputed = tuple(found for found in labels.values() if len(set(found.values())) > 1)
     if not disputed:
         return LabelsCheck(status="ok", message="No image appears under two labels.", disputed=())
@@ -270,7 +332,8 @@ def check_minimum(counts: Mapping[SplitName, Mapping[str, int]], schema: SplitSc
         return Check(status="ok", message="Every class has enough images in every split.")
     more = f" and {len(lacking) - _SHOWN} more" if len(lacking) > _SHOWN else ""
     message = (
-        "Some classes have too few different images (schema.yaml, split.min_images_per_class; copies stay together). "
+        "Some classes have too few different images (schema.yaml, split.min_images_per_class; images of one piece stay "
+        "together). "
         f"Add images, or take the class out of schema.yaml. Got: {'; '.join(lacking[:_SHOWN])}{more}."
     )
     return Check(status="fail", message=message)

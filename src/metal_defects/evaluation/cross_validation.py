@@ -7,7 +7,7 @@ import numpy as np
 
 from metal_defects.errors import DataError
 from metal_defects.evaluation.heads import Fit, fit_many
-from metal_defects.metrics import Metrics, Score, classification_metrics, share
+from metal_defects.metrics import Metrics, Score, classification_metrics, design_effect, share
 from metal_defects.records import Record
 from metal_defects.trust.folds import count_groups, make_folds
 
@@ -85,11 +85,13 @@ class OutOfFold:
         labels: true classes, int (images,).
         logits: float32 (repeats, images, classes).
         folds: number of the fold that judged an image, int (repeats, images).
+        groups: images of the same value show one piece of surface, (images,).
     """
 
     labels: np.ndarray
     logits: np.ndarray
     folds: np.ndarray
+    groups: np.ndarray
 
     @property
     def probabilities(self) -> np.ndarray:
@@ -154,7 +156,7 @@ def out_of_fold(
     for (repeat, fold, _, test), answer in zip(jobs, answers, strict=True):
         logits[repeat, test] = answer
         numbers[repeat, test] = fold
-    return OutOfFold(labels, logits, numbers)
+    return OutOfFold(labels, logits, numbers, groups)
 
 
 @dataclass(frozen=True)
@@ -183,9 +185,10 @@ def judge_folds(found: OutOfFold, classes: Sequence[str], names: ImageNames) -> 
     right = found.probabilities.argmax(axis=2) == found.labels
     mean = found.mean_probabilities
     # Repeats judge the same images: they steady the mean, but the interval is that of one look at each.
-    interval = share(round(float(right.mean()) * right.shape[1]), right.shape[1])
+    effect = float(np.mean([design_effect(row, found.groups) for row in right]))
+    interval = share(round(float(right.mean()) * right.shape[1]), right.shape[1], effect)
     return CrossValidation(
-        metrics=classification_metrics(found.labels, mean, classes),
+        metrics=classification_metrics(found.labels, mean, classes, groups=found.groups),
         accuracy=interval.model_copy(update={"value": float(right.mean())}),
         repeats=tuple(
             Round(

@@ -17,6 +17,7 @@ from metal_defects.data.geometry import Candidate, CandidateScore, Geometry
 from metal_defects.data.manifest import ManifestRow
 from metal_defects.evaluation.cross_validation import out_of_fold
 from metal_defects.evaluation.heads import fit_convex_head
+from metal_defects.evaluation.significance import standard_error
 from metal_defects.log import track
 from metal_defects.metrics import image_losses
 from metal_defects.models.feature_bank import BATCH, Engine, fastest_engine
@@ -103,7 +104,7 @@ def compare(candidates: Sequence[Candidate], answers: Answers) -> Geometry:
             **dict(candidate),
             log_loss=round(float(own.mean()), 4),
             difference=round(float((own - losses[best]).mean()), 4),
-            standard_error=round(_standard_error(own - losses[best], answers.groups), 4),
+            standard_error=round(standard_error(own - losses[best], answers.groups), 4),
             accuracy=round(float((shares.argmax(axis=1) == answers.labels).mean()), 4),
             relative_cost=round((candidate.image_size / USUAL_SIDE) ** 2, 2),
         )
@@ -180,14 +181,6 @@ def _extract(run: Engine, sample: Sequence[ManifestRow], candidate: Candidate, r
     batches = [sample[first : first + BATCH] for first in range(0, len(sample), BATCH)]
     parts = map_ordered(lambda rows: run(np.stack([read(candidate, row) for row in rows])), batches)
     return np.concatenate(list(track(parts, f"Trying {candidate.title}", total=len(batches))))
-
-
-def _standard_error(differences: np.ndarray, groups: np.ndarray) -> float:
-    """Of the mean, with images of one group as one observation (cluster-robust variance, CR1)."""
-    numbers = np.unique(groups, return_inverse=True)[1]
-    sums = np.bincount(numbers, differences - differences.mean())
-    count = len(sums)
-    return float(np.sqrt(count / max(count - 1, 1) * (sums**2).sum()) / len(differences))
 
 
 def _describe_sizes(sizes: np.ndarray) -> tuple[float, float]:

@@ -1,77 +1,41 @@
 """The evaluation of a tuned model, step by step; every step takes what the one before gave."""
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from metal_defects.artifacts import ANSWER, ANSWER_GRAPH
 from metal_defects.config import ModelEvaluationParams
+from metal_defects.data.snapshots import read_images
+from metal_defects.evaluation.clock import Clock
 from metal_defects.evaluation.comparison import answer_with_all
-from metal_defects.evaluation.cross_validation import ComparedModel, CrossValidation, judge_folds
+from metal_defects.evaluation.cross_validation import ComparedModel
 from metal_defects.evaluation.ensemble import EnsembleTrial, try_ensembles
+from metal_defects.evaluation.judged import ChosenRules, Judged, choose_rules
 from metal_defects.evaluation.learning_curve import CurvePoint, measure_learning_curve
-from metal_defects.evaluation.results import Protocol, Verdicts
+from metal_defects.evaluation.results import Verdicts
 from metal_defects.evaluation.robustness import Robustness, measure_robustness
 from metal_defects.evaluation.significance import compare_models
 from metal_defects.evaluation.tuned_run import (
     TunedRun,
-    answer_out_of_fold,
-    list_columns,
     measure_moments,
-    read_images,
+    read_recipe,
 )
 from metal_defects.evaluation.verdicts import count_verdicts, give_verdicts
-from metal_defects.inference.card import VerdictRules
 from metal_defects.inference.runtime import open_graph
 from metal_defects.log import logger
+from metal_defects.models.feature_maps import extract_maps
+from metal_defects.models.fine_tuning import EVIDENCE
 from metal_defects.models.onnx_export import export_float32, keep_outputs
 from metal_defects.models.results import ModelList
 from metal_defects.trust.answer import AnswerParts, answer_in_batches, build_answer_model
-from metal_defects.trust.calibration import Calibration, cross_fit, fit_temperature, judge_calibration
-from metal_defects.trust.conformal import Coverage, judge_coverage
+from metal_defects.trust.calibration import Scaling
 from metal_defects.trust.guard import Guard, GuardFindings, choose_guard_taps, fit_guard
 from metal_defects.trust.locator import Locator, fit_locator
 from metal_defects.trust.locator_findings import judge_locator
-from metal_defects.trust.locator_maps import choose_learned, extract_maps
+from metal_defects.trust.locator_maps import choose_learned, choose_taps
 from metal_defects.trust.locator_scores import LocatorFindings, draw_grad_cam
-
-
-@dataclass(frozen=True)
-class Clock:
-    """How long the parts took, in seconds."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def time(self, part: str) -> Iterator[None]:
-        """Note and log the time of what happens inside."""
-        start = time.monotonic()
-        yield
-        self.seconds[part] = round(time.monotonic() - start, 1)
-        logger.info("   %s: %.0f s", part.replace("_", " "), self.seconds[part])
-
-
-@dataclass(frozen=True)
-class Judged:
-    """Answers to images that the heads had not seen, and what calibration makes of them.
-
-    Attributes:
-        labels: of the images, (images,).
-        probabilities: calibrated without the image's own fold, (images, classes).
-        temperature: fitted to all of them.
-    """
-
-    protocol: Protocol
-    cross_validation: CrossValidation
-    labels: np.ndarray
-    probabilities: np.ndarray
-    temperature: float
-    calibration: Calibration
-    conformal: Coverage
 
 
 @dataclass(frozen=True)
@@ -79,21 +43,23 @@ class Fitted:
     """What is added to the classifier, and the rules of the verdicts.
 
     Attributes:
+        scaling: of the logits, for the mix that is served.
+        chosen: rules of the verdicts, and what they rest on.
         known_boxes: of the images that the locator learned from.
         grad_cam: Grad-CAM of these, then of the held-out ones, (images, side, side).
     """
 
-    temperature: float
+    scaling: Scaling
     guard: Guard
     locator: Locator
-    rules: VerdictRules
+    chosen: ChosenRules
     known_boxes: list[np.ndarray]
     grad_cam: np.ndarray
 
     @property
     def parts(self) -> AnswerParts:
         """For the graph."""
-        return AnswerParts(self.temperature, self.guard, self.locator)
+        return AnswerParts(self.scaling, self.guard, self.locator)
 
 
 @dataclass(frozen=True)
@@ -122,34 +88,6 @@ class Outlook:
     ensemble: EnsembleTrial | None = None
 
 
-def judge_out_of_fold(run: TunedRun, params: ModelEvaluationParams, clock: Clock) -> Judged:
-    """Cross-validation, calibration and conformal sets."""
-    with clock.time("cross_validation"):
-        found = answer_out_of_fold(run, params.folds, params.repeats)
-    note = None
-    if run.trainer is None:
-        note = (
-            f"{run.title} is trained as a whole, so cross-validating it would cost as many trainings as folds: "
-            f"calibration and possible classes rest on {len(found.labels)} validation images."
-        )
-        logger.warning("   %s", note)
-    protocol = Protocol(
-        images=len(found.labels), folds=len(np.unique(found.folds)), repeats=len(found.logits), note=note
-    )
-    logits, folds = found.logits.mean(axis=0), found.folds[0]
-    temperature = fit_temperature(logits, found.labels)
-    probabilities = cross_fit(logits, found.labels, folds)
-    return Judged(
-        protocol=protocol,
-        cross_validation=judge_folds(found, run.classes, (run.train if run.trainer else run.valid).names),
-        labels=found.labels,
-        probabilities=probabilities,
-        temperature=temperature,
-        calibration=judge_calibration(logits, found.labels, temperature, folds, run.training.seed),
-        conformal=judge_coverage(probabilities, found.labels, folds, params.coverage, run.classes),
-    )
-
-
 def fit_parts(run: TunedRun, judged: Judged, params: ModelEvaluationParams, clock: Clock) -> Fitted:
     """Guard, locator, and the rules of the verdicts."""
     with clock.time("guard"):
@@ -161,13 +99,17 @@ def fit_parts(run: TunedRun, judged: Judged, params: ModelEvaluationParams, cloc
     with clock.time("locator"):
         locator, known_boxes, grad_cam = _fit_locator(run)
     review = float(np.quantile(guard.seen, params.review_acceptance)) if len(guard.seen) else None
-    rules = VerdictRules(
-        unknown_distance=1.0,
-        review_distance=review,
-        min_confidence=params.min_confidence,
-        set_threshold=judged.conformal.threshold,
+    # A network that is trained as a whole answers other images than those whose distances are known.
+    distances = guard.out_of_fold if run.trainer else None
+    chosen = choose_rules(judged, distances, review, run.classes, params)
+    return Fitted(
+        scaling=judged.calibration.scaling.shift(judged.priors.log_ratio),
+        guard=guard,
+        locator=locator,
+        chosen=chosen,
+        known_boxes=known_boxes,
+        grad_cam=grad_cam,
     )
-    return Fitted(judged.temperature, guard, locator, rules, known_boxes, grad_cam)
 
 
 def _fit_locator(run: TunedRun) -> tuple[Locator, list[np.ndarray], np.ndarray]:
@@ -177,12 +119,16 @@ def _fit_locator(run: TunedRun) -> tuple[Locator, list[np.ndarray], np.ndarray]:
     if len(rows) < len(train.labels):
         logger.info("   the locator learns from %d of %d training images", len(rows), len(train.labels))
     images = np.concatenate([read_images(run.training.snapshots, "train")[rows], run.pixels])
-    features = extract_maps(run.opened.pixels, maps, images, run.scratch / "maps")
+    taps = choose_taps({name: one.shape[1] for name, one in maps.items()}, side)
+    wanted = {tap: maps[tap] for tap in taps} | ({} if run.opened.evidence is None else {EVIDENCE: run.opened.evidence})
+    features = extract_maps(run.opened.pixels, wanted, images, run.scratch / "maps")
+    evidence = features.pop(EVIDENCE, None)
     learned = {tap: values[: len(rows)] for tap, values in features.items()}
     labels, boxes = train.labels[rows], [train.boxes[row] for row in rows]
     deepest = list(features.values())[-1]
     grad_cam = draw_grad_cam(deepest[: len(rows)], labels, deepest)
-    return fit_locator(learned, labels, boxes, side, run.training.seed), boxes, grad_cam
+    spoken = None if evidence is None else evidence[np.arange(len(rows)), :, :, labels]
+    return fit_locator(learned, labels, boxes, side, run.training.seed, spoken), boxes, grad_cam
 
 
 def export_graph(run: TunedRun, fitted: Fitted, folder: Path, clock: Clock) -> Path:
@@ -210,7 +156,7 @@ def judge_held_out(
         graph: of `export_graph`.
         clock: notes the times.
     """
-    guard, rules, held_out = fitted.guard, fitted.rules, run.held_out
+    guard, rules, held_out = fitted.guard, fitted.chosen.rules, run.held_out
     alone = run.scratch / "verdict.onnx"
     with clock.time("answers"):
         # Verdicts need no heat map, and damaged images are many.
@@ -223,12 +169,6 @@ def judge_held_out(
         located = judge_locator(
             fitted.locator, answers["heat_map"], fitted.grad_cam, fitted.known_boxes, held_out.boxes
         )
-    out_of_fold = None
-    if run.trainer is not None:
-        seen = np.isfinite(guard.out_of_fold)
-        known = judged.probabilities[seen]
-        given = give_verdicts(known, guard.out_of_fold[seen], run.classes, rules)
-        out_of_fold = count_verdicts(given, known.argmax(axis=1) != judged.labels[seen])
     infer = open_graph(alone, 1)
 
     def classify(batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -251,7 +191,7 @@ def judge_held_out(
         locator=located,
         verdicts=Verdicts(
             rules=rules,
-            out_of_fold=out_of_fold,
+            out_of_fold=fitted.chosen.out_of_fold,
             valid=count_verdicts(verdicts[:valid], wrong[:valid]),
             test=count_verdicts(verdicts[valid:], wrong[valid:]),
         ),
@@ -265,7 +205,7 @@ def look_further(run: TunedRun, models: ModelList, folds: int, clock: Clock) -> 
         return Outlook()
     train = run.train
     with clock.time("learning_curve"):
-        features = run.trainer.bank.features["train"][:, :, list_columns(run)]
+        features = run.trainer.examples(read_recipe(run)).features
         curve = measure_learning_curve(features, train.labels, train.groups, seed=run.training.seed)
     frozen = [entry for entry in models.models if entry.is_frozen]
     if len(frozen) == 1:

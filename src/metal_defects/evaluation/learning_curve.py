@@ -3,7 +3,7 @@
 import numpy as np
 
 from metal_defects.evaluation.heads import fit_convex_head, fit_many
-from metal_defects.metrics import Score, accuracy_interval
+from metal_defects.metrics import Score, accuracy_interval, design_effect
 from metal_defects.records import Record
 from metal_defects.trust.folds import hold_out
 
@@ -32,7 +32,11 @@ class CurvePoint(Record):
 
 
 def measure_learning_curve(
-    features: np.ndarray, labels: np.ndarray, groups: np.ndarray, sizes: tuple[int, ...] = SIZES, seed: int = 0
+    features: np.ndarray,
+    labels: np.ndarray,
+    groups: np.ndarray,
+    sizes: tuple[int, ...] = SIZES,
+    seed: int = 0,
 ) -> tuple[CurvePoint, ...]:
     """Train on ever more images per class and judge images that were held out.
 
@@ -50,7 +54,7 @@ def measure_learning_curve(
     Returns:
         A point for each size. The 95 % interval of its mean is Student's t over the draws' spread, widened by test
         share / training share as by Nadeau & Bengio, Machine Learning 52 (2003) 239-281, because draws overlap; it is
-        never narrower than Wilson's for the images of one draw.
+        never narrower than Wilson's for the images of one draw, those of one piece of surface counting less.
     """
     draws = max(count for _, count in DRAWS)
     splits = [hold_out(labels, groups, HELD_OUT, seed + draw) for draw in range(draws)]
@@ -59,24 +63,27 @@ def measure_learning_curve(
     jobs = [(size, draw) for size in plan for draw in range(_count_draws(size))]
     fit = fit_convex_head()
 
-    def judge(job: tuple[int | None, int]) -> tuple[float, int]:
+    def judge(job: tuple[int | None, int]) -> tuple[float, int, float]:
         size, draw = job
         rest, test = splits[draw]
         chosen = rest if size is None else _draw(rest, labels, size, seed + draw)
         predict = fit(features[:, chosen], labels[chosen], groups[chosen], seed)
-        return float((predict(features[0, test]).argmax(axis=1) == labels[test]).mean()), len(chosen)
+        right = predict(features[0, test]).argmax(axis=1) == labels[test]
+        return float(right.mean()), len(chosen), len(test) / design_effect(right, groups[test])
 
     scores: dict[int | None, list[float]] = {size: [] for size in plan}
     counts: dict[int | None, list[int]] = {size: [] for size in plan}
-    for (size, _), (score, count) in zip(jobs, fit_many(judge, jobs, "Learning curve"), strict=True):
+    tested: dict[int | None, list[float]] = {size: [] for size in plan}
+    for (size, _), (score, count, worth) in zip(jobs, fit_many(judge, jobs, "Learning curve"), strict=True):
         scores[size].append(score)
         counts[size].append(count)
+        tested[size].append(worth)
     return tuple(
         CurvePoint(
             per_class=size,
             images=round(float(np.mean(counts[size]))),
             draws=len(scores[size]),
-            accuracy=_interval(scores[size], len(splits[0][1])),
+            accuracy=_interval(scores[size], max(1, round(float(np.mean(tested[size]))))),
             lowest=min(scores[size]),
             highest=max(scores[size]),
         )

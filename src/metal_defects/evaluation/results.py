@@ -8,10 +8,12 @@ from metal_defects.evaluation.robustness import Robustness
 from metal_defects.inference.card import LocatorCard, VerdictRules
 from metal_defects.models.results import Weights
 from metal_defects.records import Record
-from metal_defects.trust.calibration import Calibration
+from metal_defects.trust.calibration import Calibration, Scaling
 from metal_defects.trust.conformal import Coverage
 from metal_defects.trust.guard import GuardCard, GuardFindings
 from metal_defects.trust.locator_scores import LocatorFindings
+from metal_defects.trust.priors import Priors
+from metal_defects.trust.selective import RiskCoverage
 
 
 class ModelTitle(Record):
@@ -49,7 +51,10 @@ class VerdictCounts(Record):
 
 
 class Verdicts(Record):
-    """The rules, and what they make of the answers; out of fold where there was a cross-validation."""
+    """The rules, and what they make of the answers; out of fold where there was a cross-validation.
+
+    Out of fold the confidence that is wanted was chosen without the image's own fold.
+    """
 
     rules: VerdictRules
     out_of_fold: VerdictCounts | None
@@ -62,6 +67,7 @@ class Evaluation(Record):
 
     Attributes:
         seconds: that each part took.
+        priors: the mix of the classes that the answers are given for.
         locator: None where no held-out image has a box.
         learning_curve, comparison, ensemble: None without a feature bank; the last two with one base model alone, too.
     """
@@ -75,6 +81,8 @@ class Evaluation(Record):
     calibration: Calibration
     conformal: Coverage
     guard: GuardFindings
+    priors: Priors
+    selection: RiskCoverage
     verdicts: Verdicts
     locator: LocatorFindings | None
     robustness: Robustness
@@ -86,7 +94,7 @@ class Evaluation(Record):
 class Decision(Record):
     """decision.json: what turns the graph's outputs into an answer."""
 
-    temperature: float
+    scaling: Scaling
     verdict_rules: VerdictRules
     locator: LocatorCard
     guard: GuardCard

@@ -9,21 +9,19 @@ import numpy as np
 
 from metal_defects.data.geometry import Frame
 from metal_defects.data.manifest import ImageRow, ManifestRow
-from metal_defects.data.snapshots import load_snapshot
+from metal_defects.data.snapshots import load_snapshot, read_images
 from metal_defects.evaluation.cross_validation import ImageNames, OutOfFold, out_of_fold
 from metal_defects.evaluation.heads import Predict
-from metal_defects.models.feature_bank import BATCH, FeatureBank, fastest_engine
-from metal_defects.models.pooling import pool_moments
+from metal_defects.models.feature_bank import BATCH, fastest_engine
+from metal_defects.models.pooling import pool
 from metal_defects.models.results import Hyperparameters, ModelEntry, TunedCard
 from metal_defects.models.trainers import FrozenTrainer, make_trainer
 from metal_defects.models.training import (
+    Examples,
+    HeadRecipe,
     MakeCallbacks,
     Training,
-    class_weights,
-    fit_head,
     predict_images,
-    predict_probabilities,
-    wants_fine_tuning,
 )
 from metal_defects.system import map_ordered
 from metal_defects.trust.answer import OpenModel, open_model
@@ -110,7 +108,7 @@ def open_tuned_run(
     import keras
 
     model = keras.models.load_model(model_file, compile=False)
-    trainer = None if wants_fine_tuning(training.training.fine_tune) else make_trainer(entry, training)
+    trainer = None if card.fine_tuned else make_trainer(entry, training)
     known = {row.path: row for row in manifest}
 
     def describe(*splits: str) -> Split:
@@ -150,13 +148,6 @@ def _place_boxes(source: ManifestRow, card: TunedCard) -> np.ndarray:
     return Frame.of(source.width, source.height, card.image_size, card.fit).to_square(source.box_shares)
 
 
-def read_images(snapshots: Path, *splits: str) -> np.ndarray:
-    """Images of some splits, uint8 (images, side, side, 3)."""
-    return np.concatenate(
-        [batch for split in splits for batch, _ in load_snapshot(snapshots, split).batch(64).as_numpy_iterator()]
-    )
-
-
 def answer_out_of_fold(run: TunedRun, folds: int, repeats: int) -> OutOfFold:
     """Logits of the training images by heads like the model's own that never saw them.
 
@@ -164,34 +155,28 @@ def answer_out_of_fold(run: TunedRun, folds: int, repeats: int) -> OutOfFold:
     """
     if run.trainer is None:
         logits = _log(predict_images(run.model, load_snapshot(run.training.snapshots, "valid")))[None]
-        return OutOfFold(run.valid.labels, logits, np.zeros(logits.shape[:2], np.int32))
-    trainer, train = run.trainer, run.train
-    recipe = trainer.read_recipe(run.values)
-    columns = trainer.bank.columns(recipe.taps)
+        return OutOfFold(run.valid.labels, logits, np.zeros(logits.shape[:2], np.int32), run.valid.groups)
+    trainer, train, recipe = run.trainer, run.train, read_recipe(run)
 
-    def fit(features: np.ndarray, labels: np.ndarray, _groups: np.ndarray, seed: int) -> Predict:
-        """A head as stage 07 trains it, early stopping on the validation split included."""
-        parts = {"train": features, "valid": trainer.bank.features["valid"]}
-        bank = FeatureBank(parts, trainer.bank.slices, trainer.bank.meta)
-        weights = class_weights(labels, len(run.classes), run.training.training.class_weights)
-        targets = {"train": labels, "valid": run.valid.labels}
-        head, _ = fit_head(recipe, bank, targets, weights, run.make_callbacks, run.scratch / "heads", "Head", seed)
-        return lambda rows: _log(predict_probabilities(head, rows[:, columns]))
+    def fit(features: np.ndarray, labels: np.ndarray, _groups: np.ndarray, _seed: int) -> Predict:
+        heads = trainer.fit_heads(recipe, Examples(features, labels), run.make_callbacks, "Head", run.scratch / "heads")
+        return next(heads).logits
 
-    features = trainer.bank.features["train"]
-    # A fit sets the seeds of the process: one at a time.
-    return out_of_fold(features, train.labels, train.groups, fit, folds, repeats, run.training.seed, workers=1)
+    features = trainer.examples(recipe).features
+    # A fit by Keras sets the seeds of the process: one at a time.
+    workers = 1 if recipe.hidden_units else None
+    return out_of_fold(features, train.labels, train.groups, fit, folds, repeats, run.training.seed, workers=workers)
 
 
-def list_columns(run: TunedRun) -> np.ndarray:
-    """The columns of the feature bank that the model's head sees.
+def read_recipe(run: TunedRun) -> HeadRecipe:
+    """How the model's head was fitted.
 
     Raises:
         ValueError: the whole network was trained, so that there is none.
     """
     if run.trainer is None:
         raise ValueError(f"{run.title} has no head on a feature bank.")
-    return run.trainer.bank.columns(run.trainer.read_recipe(run.values).taps)
+    return run.trainer.read_recipe(run.values)
 
 
 def measure_moments(run: TunedRun, taps: tuple[str, ...]) -> np.ndarray:
@@ -201,7 +186,7 @@ def measure_moments(run: TunedRun, taps: tuple[str, ...]) -> np.ndarray:
     import keras
     from keras import layers
 
-    pooled = [part for tap in taps for part in pool_moments(run.opened.maps[tap], f"pooled_{tap}")]
+    pooled = [part for tap in taps for part in pool(run.opened.maps[tap], f"pooled_{tap}")]
     _, extract = fastest_engine(keras.Model(run.opened.pixels, layers.Concatenate()(pooled)), run.scratch)
     images = read_images(run.training.snapshots, "train")
     batches = [images[first : first + BATCH] for first in range(0, len(images), BATCH)]

@@ -1,8 +1,8 @@
 """bundle.json: what a model can do, where it comes from, and how its outputs become an answer."""
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, model_validator
 
 from metal_defects.config import FitMode, ImageSchema, ImageSize, Resize
 from metal_defects.data.manifest import DataCard
@@ -16,14 +16,27 @@ class VerdictRules(Record):
     Attributes:
         unknown_distance: of the guard; beyond it the surface is unknown.
         review_distance: beyond it a person looks; None for no such band.
-        min_confidence: below it a person looks.
-        set_threshold: probability from which a class counts as possible.
+        min_confidence: below it a person looks; None where no answer may be accepted.
+        set_threshold: probability from which a class counts as possible, which is told and decides nothing.
+        max_risk: share of the accepted answers that may be wrong; None in bundles of version 0.1.
     """
 
     unknown_distance: float
     review_distance: float | None
-    min_confidence: float
+    min_confidence: float | None
     set_threshold: float
+    max_risk: float | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_first_version(cls, values: Any) -> Any:
+        """In version 0.1 two possible classes meant review: one threshold that accepts none of what went there."""
+        if not isinstance(values, dict) or "max_risk" in values:
+            return values
+        confidence, threshold = values.get("min_confidence"), values.get("set_threshold")
+        if not isinstance(confidence, int | float) or not isinstance(threshold, int | float):
+            return values
+        return values | {"min_confidence": max(confidence, threshold, 1 - threshold)}
 
 
 class LocatorCard(Record):
@@ -132,6 +145,7 @@ class BundleCard(Record):
         format: of this file; 1 is the only one so far.
         default: name of the variant that is served.
         verdict_rules, locator, evaluation: None where the model was not evaluated.
+        priors: shares of the classes that the answers are given for, in their order; None in bundles of version 0.1.
         metrics: of the .h5 file, by split.
     """
 
@@ -151,3 +165,4 @@ class BundleCard(Record):
     data: DataCard
     provenance: Provenance
     metrics: dict[str, SplitMetrics]
+    priors: tuple[float, ...] | None = None

@@ -81,7 +81,7 @@ def decide(probabilities: np.ndarray, distance: float | None, classes: Sequence[
         probabilities: calibrated, of every class, (C,).
         distance: of the guard; None where there is no guard.
         classes: C names.
-        rules: limits of the distance and of the confidence; two classes that reach `set_threshold` mean review.
+        rules: limits of the distance and of the confidence; which classes are possible is told beside it.
     """
     order = np.argsort(-probabilities, kind="stable")
     sets = possible_classes(probabilities[None], rules.set_threshold)[0]
@@ -92,12 +92,14 @@ def decide(probabilities: np.ndarray, distance: float | None, classes: Sequence[
     if distance is not None and not distance <= rules.unknown_distance:
         verdict = "unknown"
         reason = f"this surface is unlike the training images: {_compare(distance, rules.unknown_distance)}"
-    elif len(possible) > 1:
-        verdict, reason = "review", _list_classes(names, probabilities[possible])
+    elif rules.min_confidence is None:
+        verdict, reason = "review", "this model makes too many errors for any answer of it to be accepted"
     elif not probabilities[order[0]] >= rules.min_confidence:
         verdict = "review"
         shares = _tell_apart(float(probabilities[order[0]]), rules.min_confidence, digits=2)
         reason = f"the confidence is low: {names[0]} {shares[0]}, {shares[1]} wanted"
+        if len(possible) > 1:
+            reason = _list_classes(names, probabilities[possible])
     elif distance is not None and rules.review_distance is not None and not distance <= rules.review_distance:
         verdict = "review"
         reason = f"this surface is almost unlike the training images: {_compare(distance, rules.unknown_distance)}"

@@ -5,6 +5,14 @@ from PIL import Image, ImageFilter
 
 from metal_defects.config import AugmentationParams
 
+# What a careful camera does to a picture by itself: nothing that hides or smears a small defect.
+MILD = {"blur_sigma": 0.8, "noise_sigma": 5.0, "motion_blur": 0.0, "occlusion": 0.0, "specks": 0}
+
+
+def make_mild(params: AugmentationParams) -> AugmentationParams:
+    """The same turns, shifts and light with hardly any blur and noise, and without damage."""
+    return params.model_copy(update={name: min(getattr(params, name), most) for name, most in MILD.items()})
+
 
 def augment(image: np.ndarray, params: AugmentationParams, seed: tuple[int, ...]) -> np.ndarray:
     """One random view of an image.

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from metal_defects.models.pooling import pool_moments
+from metal_defects.models.pooling import pool
 
 if TYPE_CHECKING:
     import keras
@@ -49,7 +49,7 @@ def build_custom_cnn(
         x = layers.BatchNormalization(momentum=0.9, name=f"{name}_norm")(x)
         x = layers.ReLU(name=f"{name}_relu")(x)
         if block >= depth - POOLED_BLOCKS:
-            moments += pool_moments(x, name)
+            moments += pool(x, name)
         if block < depth - 1:
             x = layers.MaxPooling2D(name=f"{name}_pool")(x)
     x = layers.Concatenate(name="features")(moments)

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from metal_defects.config import AugmentationParams
+from metal_defects.config import AugmentationParams, Pooling, ViewKind
 from metal_defects.data.manifest import SPLITS
 from metal_defects.data.snapshots import load_snapshot, load_summary
 from metal_defects.files import read_json, sha256_json, write_json
 from metal_defects.log import logger, progress_bar
-from metal_defects.models.augmentation import augment
+from metal_defects.models.augmentation import augment, make_mild
 from metal_defects.models.networks import build_feature_model, digest_weights, tap_slices
+from metal_defects.models.pooling import POOLINGS, STATISTICS
 from metal_defects.models.specs import Backbone
 from metal_defects.system import map_ordered
 
@@ -26,6 +27,7 @@ BATCH = 8  # small enough for the feature maps to stay in the cache of a core
 PARITY_TOLERANCE = 1e-3
 # Making an ONNX graph takes 3 to 19 s; it then saves at most a few milliseconds per image.
 WORTH_EXPORTING = 1000
+RICHEST = POOLINGS[-1]
 Engine = Callable[[np.ndarray], np.ndarray]
 
 
@@ -35,31 +37,40 @@ class FeatureBank:
 
     Attributes:
         features: per split, float32 (views, images, columns); view 0 is the clean image, only "train" has more.
-        slices: the columns of each tap.
+        slices: the columns of each tap, all statistics of its channels.
+        views: kinds of the augmented views, in their order.
         meta: engine, milliseconds per image, and what the key was made of.
     """
 
     features: dict[str, np.ndarray]
     slices: dict[str, slice]
+    views: tuple[ViewKind, ...]
     meta: dict
 
-    def columns(self, taps: Sequence[str]) -> np.ndarray:
+    def columns(self, taps: Sequence[str], pooling: Pooling = "moments") -> np.ndarray:
         """Indices of the columns of `taps`, in the order of `taps`."""
-        return np.concatenate([np.arange(self.slices[tap].start, self.slices[tap].stop) for tap in taps])
+        kept, stored = STATISTICS[pooling], STATISTICS[RICHEST]
+        slices = [self.slices[tap] for tap in taps]
+        return np.concatenate([
+            np.arange(part.start, part.start + (part.stop - part.start) * kept // stored) for part in slices
+        ])  # fmt: skip
+
+    def view_numbers(self, choice: str) -> list[int]:
+        """The clean image, 0, and the augmented views of a choice: "none", "mild", "damage" or "all"."""
+        return [0, *(number for number, kind in enumerate(self.views, 1) if choice in (kind, "all"))]
 
     def clean(self, split: str, columns: np.ndarray) -> np.ndarray:
         """Features of the unchanged images, float32 (images, len(columns))."""
         return self.features[split][0][:, columns]
 
-    def training(self, columns: np.ndarray, views: int) -> np.ndarray:
-        """Features of the clean training images followed by `views` augmented ones, (images * (1 + views), columns)."""
-        chosen = self.features["train"][: 1 + views]
-        return chosen[:, :, columns].reshape(-1, len(columns))
+    def select(self, split: str, columns: np.ndarray, views: str) -> np.ndarray:
+        """Features of the unchanged images and of their views of a choice, float32 (1 + views, images, columns)."""
+        return np.stack([self.features[split][number][:, columns] for number in self.view_numbers(views)])
 
 
-def count_views(backbone: Backbone, views: int, max_gmacs: float) -> int:
-    """Augmented views that a backbone gets: as many as asked for, fewer where a pass is costly."""
-    return min(views, int(max_gmacs / backbone.gmacs))
+def choose_views(backbone: Backbone, views: Sequence[ViewKind], max_gmacs: float) -> tuple[ViewKind, ...]:
+    """Augmented views that a backbone gets: those asked for, or the first of them where a pass is costly."""
+    return tuple(views[: int(max_gmacs / backbone.gmacs)])
 
 
 def load_or_extract(
@@ -67,7 +78,7 @@ def load_or_extract(
     snapshots: Path,
     backbone: Backbone,
     network: "keras.Model",
-    views: int,
+    views: Sequence[ViewKind],
     augmentation: AugmentationParams,
     seed: int,
 ) -> FeatureBank:
@@ -78,18 +89,19 @@ def load_or_extract(
         snapshots: folder of stage 03.
         backbone: row of the table.
         network: its built network; its weights are part of the key.
-        views: augmented passes over the training images.
-        augmentation: what a view may change.
+        views: kinds of the augmented passes over the training images.
+        augmentation: what a view may change; a mild one less of it.
         seed: of the views.
     """
     summary = load_summary(snapshots)
     identity = {
         "backbone": backbone.name,
         "taps": list(backbone.taps),
+        "pooling": RICHEST,
         "scaling": [list(part) for part in backbone.scaling],
         "weights": digest_weights(network),
         "images": {split: getattr(summary, split).pixels_sha256 for split in SPLITS},
-        "views": views,
+        "views": list(views),
         "augmentation": augmentation.model_dump() if views else None,
         "seed": seed if views else None,
     }
@@ -98,7 +110,8 @@ def load_or_extract(
         _extract(folder, snapshots, backbone, network, augmentation, identity)
     meta = read_json(folder / "bank.json")
     features: dict[str, np.ndarray] = {split: np.load(folder / f"{split}.npy", mmap_mode="r") for split in SPLITS}
-    return FeatureBank(features, {tap: slice(*ends) for tap, ends in meta["slices"].items()}, meta)
+    slices = {tap: slice(*ends) for tap, ends in meta["slices"].items()}
+    return FeatureBank(features, slices, tuple(views), meta)
 
 
 def _extract(
@@ -113,10 +126,12 @@ def _extract(
     partial = folder.with_name(f".partial-{folder.name}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    model = build_feature_model(backbone, network, backbone.taps)
+    model = build_feature_model(backbone, network, backbone.taps, RICHEST)
     summary = load_summary(snapshots)
+    kinds = {"damage": augmentation, "mild": make_mild(augmentation)}
+    views = [None, *(kinds[kind] for kind in identity["views"])]
     counts = {split: getattr(summary, split).images for split in SPLITS}
-    passes = [(split, view) for split in SPLITS for view in range(1 + (identity["views"] if split == "train" else 0))]
+    passes = [(split, number) for split in SPLITS for number in range(len(views) if split == "train" else 1)]
     total = sum(counts[split] for split, _ in passes)
     engine, run = fastest_engine(model, partial) if total >= WORTH_EXPORTING else ("TensorFlow", _compile(model))
     features: dict[str, list[np.ndarray]] = {split: [] for split in SPLITS}
@@ -125,14 +140,14 @@ def _extract(
         task = bar.add_task(f"{backbone.title} features", total=total, note=engine)
         for split, view in passes:
             start, parts = time.perf_counter(), []
-            for part in _run_pass(run, snapshots, split, view, augmentation, identity["seed"]):
+            for part in _run_pass(run, snapshots, split, view, views[view], identity["seed"]):
                 parts.append(part)
                 bar.advance(task, len(part))
             features[split].append(np.concatenate(parts))
             clean_seconds += 0 if view else time.perf_counter() - start
     for split in SPLITS:
         np.save(partial / f"{split}.npy", np.stack(features[split]).astype(np.float32))
-    slices = tap_slices(model, backbone, backbone.taps)
+    slices = tap_slices(model, backbone, backbone.taps, RICHEST)
     meta = {
         "engine": engine,
         "milliseconds_per_image": round(1000 * clean_seconds / sum(counts.values()), 2),
@@ -185,13 +200,22 @@ def _compile(model: "keras.Model") -> Engine:
 
 
 def _run_pass(
-    run: Engine, snapshots: Path, split: str, view: int, augmentation: AugmentationParams, seed: int | None
+    run: Engine, snapshots: Path, split: str, view: int, augmentation: AugmentationParams | None, seed: int | None
 ) -> Iterator[np.ndarray]:
-    """Features of one view of a split, in order and in batches; view 0 is clean. Every core works on its own batch."""
+    """Features of one view of a split, in order and in batches; every core works on its own batch.
+
+    Args:
+        run: computes them.
+        snapshots: folder of stage 03.
+        split: name.
+        view: its number.
+        augmentation: what it may change; None for the clean images.
+        seed: of all views.
+    """
 
     def compute(batch: tuple[int, tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
         number, (images, _) = batch
-        if view and seed is not None:  # views always have one
+        if augmentation is not None and seed is not None:  # views always have one
             seeds = ((seed, view, number * BATCH + index) for index in range(len(images)))
             images = np.stack([augment(image, augmentation, one) for image, one in zip(images, seeds, strict=True)])
         return run(images)

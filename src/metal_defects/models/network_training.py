@@ -25,44 +25,6 @@ if TYPE_CHECKING:
 SHUFFLE_BUFFER = 4096
 
 
-def fine_tune(
-    model: "keras.Model",
-    trunk: "keras.Model",
-    training: Training,
-    weights: np.ndarray,
-    make_callbacks: MakeCallbacks,
-    folder: Path,
-    title: str,
-) -> History:
-    """Second stage: train the last layers of the backbone together with the head, with a small learning rate.
-
-    BatchNormalization layers stay frozen: the statistics of a small data set would undo what they learnt.
-
-    Args:
-        model: the assembled classifier; trained in place.
-        trunk: its backbone.
-        training: of the run.
-        weights: of each class, float32 (classes,).
-        make_callbacks: gives the callbacks.
-        folder: for checkpoints and logs.
-        title: shown with the progress.
-    """
-    from keras import layers
-
-    params = training.training
-    trunk.trainable = True
-    frozen = len(trunk.layers) - params.fine_tune_top_layers
-    for index, layer in enumerate(trunk.layers):
-        layer.trainable = index >= frozen and not isinstance(layer, layers.BatchNormalization)
-    recipe = FromScratchParams(
-        epochs=params.fine_tune_epochs,
-        batch_size=params.from_scratch.batch_size,
-        learning_rate=params.fine_tune_learning_rate,
-        label_smoothing=params.label_smoothing,
-    )
-    return fit_network(model, recipe, training, weights, make_callbacks, folder, title)
-
-
 def fit_network(
     model: "keras.Model",
     recipe: FromScratchParams,

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from metal_defects.config import ModelBuilderParams
-from metal_defects.models.pooling import pool_moments
+from metal_defects.config import ModelBuilderParams, Pooling
+from metal_defects.models.pooling import STATISTICS, floor_variance, pool
 from metal_defects.models.results import Value
 from metal_defects.models.specs import Backbone, ModelSpec, Network
 
@@ -42,13 +42,30 @@ def build_backbone(backbone: Backbone, image_size: int, seed: int, weights_file:
 
 
 def build_feature_model(
-    backbone: Backbone, network: "keras.Model", taps: Sequence[str], trainable: bool = False
+    backbone: Backbone,
+    network: "keras.Model",
+    taps: Sequence[str],
+    pooling: Pooling = "moments",
+    trainable: bool = False,
 ) -> "keras.Model":
-    """Scaling, backbone and moment pooling; the backbone is frozen unless it is to be trained.
+    """Scaling, backbone and pooling; the backbone is frozen unless it is to be trained.
 
     Input shape: uint8 (batch, side, side, 3), RGB.
-    Output shape: float32 (batch, 2 * channels of all taps): per tap the channel means, then the variances.
+    Output shape: float32 (batch, statistics * channels of all taps): tap by tap one statistic after the other.
     """
+    import keras
+    from keras import layers
+
+    pixels, maps = open_trunk(backbone, network, taps, trainable)
+    pooled = [part for tap, feature_map in zip(taps, maps, strict=True) for part in pool(feature_map, tap, pooling)]
+    features = layers.Concatenate(name="features")(pooled) if len(pooled) > 1 else pooled[0]
+    return keras.Model(pixels, features, name=f"{backbone.name}_features")
+
+
+def open_trunk(
+    backbone: Backbone, network: "keras.Model", taps: Sequence[str], trainable: bool = False
+) -> "tuple[keras.KerasTensor, list[keras.KerasTensor]]":
+    """Pixels, uint8 (batch, side, side, 3), and the feature maps of some layers, (batch, height, width, channels)."""
     import keras
     from keras import layers
 
@@ -61,20 +78,18 @@ def build_feature_model(
     pixels = keras.Input((side, side, 3), dtype="uint8", name="pixels")
     scaled = layers.Rescaling(list(scale), list(offset), name="scaling")(pixels)
     maps = trunk(scaled, training=None if trainable else False)
-    maps = maps if isinstance(maps, list | tuple) else [maps]
-    named_maps = zip(taps, maps, strict=True)
-    pooled = [moments for tap, feature_map in named_maps for moments in pool_moments(feature_map, tap)]
-    features = layers.Concatenate(name="features")(pooled) if len(pooled) > 1 else pooled[0]
-    return keras.Model(pixels, features, name=f"{backbone.name}_features")
+    return pixels, list(maps) if isinstance(maps, list | tuple) else [maps]
 
 
-def tap_slices(feature_model: "keras.Model", backbone: Backbone, taps: Sequence[str]) -> dict[str, slice]:
+def tap_slices(
+    feature_model: "keras.Model", backbone: Backbone, taps: Sequence[str], pooling: Pooling = "moments"
+) -> dict[str, slice]:
     """Which columns of the feature vector come from which tap."""
     trunk = feature_model.get_layer(backbone.name)
     shapes = trunk.output_shape if isinstance(trunk.output_shape, list) else [trunk.output_shape]
     slices, start = {}, 0
     for tap, shape in zip(taps, shapes, strict=True):
-        slices[tap] = slice(start, start + 2 * shape[-1])
+        slices[tap] = slice(start, start + STATISTICS[pooling] * shape[-1])
         start = slices[tap].stop
     return slices
 
@@ -104,8 +119,7 @@ def build_head(
         center=False, scale=False, epsilon=1e-12, trainable=False, name="standardise"
     )
     x = standardise(features)
-    # A channel that never varies in training must not be blown up when it does in use.
-    standardise.set_weights([mean, np.maximum(variance, 1e-4 * np.median(variance))])
+    standardise.set_weights([mean, floor_variance(variance)])
     x = layers.Dropout(dropout, name="dropout")(x)
     if hidden_units:
         x = layers.Dense(hidden_units, activation="relu", kernel_regularizer=decay, name="hidden")(x)
@@ -131,7 +145,7 @@ def add_untrained_head(
     columns = feature_model.output_shape[-1]
     mean, variance = np.zeros(columns, np.float32), np.ones(columns, np.float32)
     head = build_head(
-        mean, variance, classes, hidden_units=builder.hidden_units, dropout=builder.dropout, l2=builder.l2
+        mean, variance, classes, hidden_units=builder.hidden_units, dropout=builder.dropout, l2=builder.trained_l2
     )
     return assemble(feature_model, head, name)
 
@@ -156,10 +170,23 @@ def build_from_scratch(
 
     keras.utils.set_random_seed(seed)
     if isinstance(spec, Network):
-        return spec.build_classifier(image_size, classes, dropout=builder.dropout, l2=builder.l2, **shape)
+        return spec.build_classifier(image_size, classes, dropout=builder.dropout, l2=builder.trained_l2, **shape)
     assert isinstance(spec, Backbone)
     features = build_feature_model(spec, spec.build(image_size), spec.default_taps, trainable=True)
     return add_untrained_head(features, classes, builder, spec.name)
+
+
+def count_multiply_adds(network: "keras.Model", ends: "Sequence[keras.KerasTensor]") -> int:
+    """Multiplications of the convolutions and dense layers between a network's input and some of its tensors."""
+    import keras
+    from keras import layers
+
+    total = 0
+    for layer in keras.Model(network.inputs, list(ends)).layers:
+        if isinstance(layer, layers.Conv2D | layers.DepthwiseConv2D | layers.Dense):
+            places = int(np.prod(layer.output.shape[1:3])) if len(layer.output.shape) == 4 else 1
+            total += places * int(np.prod(layer.kernel.shape))
+    return total
 
 
 def digest_weights(model: "keras.Model") -> str:

@@ -1,16 +1,30 @@
-"""Moment pooling: the statistics of a feature map that a head sees."""
+"""Pooling: the statistics of a feature map that a head sees.
 
-from typing import TYPE_CHECKING
+Moments tell textures, which fill the picture. A defect of a few cells hardly moves them; it shows in the extremes.
+"""
+
+from typing import TYPE_CHECKING, get_args
+
+import numpy as np
+
+from metal_defects.config import Pooling
 
 if TYPE_CHECKING:
     import keras
 
+POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
+# Statistics of each channel, in their order in a feature vector.
+STATISTICS: dict[Pooling, int] = {"moments": 2, "moments+extremes": 4}
 
-def pool_moments(feature_map: "keras.KerasTensor", name: str) -> "tuple[keras.KerasTensor, keras.KerasTensor]":
-    """Mean and variance of every channel, Var[x] = E[x²] − E[x]², from layers that any Keras can load.
+
+def pool(feature_map: "keras.KerasTensor", name: str, pooling: Pooling = "moments") -> "list[keras.KerasTensor]":
+    """Statistics of every channel, from layers that any Keras can load.
+
+    The moments are the mean and the variance, Var[x] = E[x²] − E[x]²; the extremes are the highest value of a cell and
+    the lowest, the latter with its sign turned.
 
     Input shape: (batch, height, width, channels).
-    Output shape: twice (batch, channels).
+    Output shape: (batch, channels), once per statistic.
     """
     from keras import layers
 
@@ -18,4 +32,14 @@ def pool_moments(feature_map: "keras.KerasTensor", name: str) -> "tuple[keras.Ke
     squares = layers.Multiply(name=f"{name}_squares")([feature_map, feature_map])
     mean_of_squares = layers.GlobalAveragePooling2D(name=f"{name}_mean_of_squares")(squares)
     square_of_mean = layers.Multiply(name=f"{name}_square_of_mean")([mean, mean])
-    return mean, layers.Subtract(name=f"{name}_variance")([mean_of_squares, square_of_mean])
+    moments = [mean, layers.Subtract(name=f"{name}_variance")([mean_of_squares, square_of_mean])]
+    if pooling == "moments":
+        return moments
+    highest = layers.GlobalMaxPooling2D(name=f"{name}_highest")(feature_map)
+    turned = layers.Rescaling(-1.0, name=f"{name}_turned")(feature_map)
+    return [*moments, highest, layers.GlobalMaxPooling2D(name=f"{name}_lowest")(turned)]
+
+
+def floor_variance(variance: np.ndarray) -> np.ndarray:
+    """Variances by which features are standardised, (columns,): a channel that never varies is not blown up in use."""
+    return np.maximum(variance, max(1e-4 * float(np.median(variance)), 1e-12))

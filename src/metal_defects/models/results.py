@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from metal_defects.config import FitMode, ImageSchema, Resize
+from metal_defects.config import FitMode, ImageSchema, Resize, ViewKind
 from metal_defects.data.manifest import DataCard
 from metal_defects.metrics import SplitMetrics
 from metal_defects.records import Record
@@ -65,8 +65,7 @@ class BaseResult(Record):
     weights: Weights
     gmacs: float
     parameters: int
-    views: int
-    fine_tuned: bool
+    views: tuple[ViewKind, ...]
     engine: str
     milliseconds_per_image: float | None
     hyperparameters: Hyperparameters
@@ -101,13 +100,26 @@ class Trial(Record):
     """One set of hyperparameters that was tried.
 
     Attributes:
-        score: log loss on the validation images; None where the trial failed.
+        score: log loss of the images that judged it, in nats; None where the trial failed.
+        accuracy: on these images.
+        images: how many they were.
+        first_look: whether it only decided who is compared.
+        damaged_accuracy: on a damaged view of each; None where there is none.
+        gmacs: 10^9 multiply-adds that an image costs with it; None where it is that of the model.
+        behind, behind_error: how much higher its loss is than the lowest, and the standard error of that, both of the
+            same images; None of a first look.
     """
 
     number: int
     status: str
     score: float | None
-    val_accuracy: float | None
+    accuracy: float | None
+    images: int | None
+    first_look: bool = False
+    damaged_accuracy: float | None = None
+    gmacs: float | None = None
+    behind: float | None = None
+    behind_error: float | None = None
     seconds: float | None
     epochs: float | None
     params: Hyperparameters
@@ -121,6 +133,28 @@ class LogLosses(Record):
     tuned: float
 
 
+class FineTuning(Record):
+    """Whether blocks of the backbone were trained, too, and what it gave.
+
+    Attributes:
+        reason: why it was kept, dropped, or not tried, in words.
+        kept: whether the fine-tuned network is the tuned model.
+        minutes: that it took; this and the like are None where it was not tried.
+        images: of the validation split, that judged both.
+        frozen_accuracy, accuracy: of the head on the frozen backbone, and of the fine-tuned network.
+        gain, gain_error: by how much the log loss fell, and its standard error (paired).
+    """
+
+    reason: str
+    kept: bool = False
+    minutes: float | None = None
+    images: int | None = None
+    frozen_accuracy: float | None = None
+    accuracy: float | None = None
+    gain: float | None = None
+    gain_error: float | None = None
+
+
 class TunedResult(Record):
     """metrics.json of stage 07: what the search gave, and the one test of its winner."""
 
@@ -131,7 +165,9 @@ class TunedResult(Record):
     weights: Weights
     base_model_kept: bool
     hyperparameters: Hyperparameters
-    trials: int
+    trials: tuple[Trial, ...]
+    reason: str
+    fine_tuning: FineTuning | None
     valid_log_loss: LogLosses
     seconds: float
     valid: SplitMetrics
@@ -155,4 +191,5 @@ class TunedCard(Record):
     fit: FitMode = "stretch"
     limits: ImageSchema
     hyperparameters: Hyperparameters
+    fine_tuned: bool = False
     sha256: str

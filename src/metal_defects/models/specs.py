@@ -46,6 +46,19 @@ class ModelSpec:
     gmacs: float
 
 
+@dataclass(frozen=True)
+class TunedBlocks:
+    """The part of a backbone that fine-tuning trains: what sees small defects, and costs little.
+
+    Attributes:
+        start: the layer in front of it, whose maps are computed once.
+        ends: its layers whose maps the head looks at, of about an eighth and a sixteenth of the image's side.
+    """
+
+    start: str
+    ends: tuple[str, ...]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Backbone(ModelSpec):
     """A convolutional network without its classifier.
@@ -56,6 +69,7 @@ class Backbone(ModelSpec):
         load: puts a weights file into what `build` made.
         scaling: per-channel scale and offset that turn grey levels 0..255 into what the weights expect.
         bgr: the weights expect blue first.
+        tuned_blocks: None where fine-tuning is not offered.
         taps: layers whose output is pooled, shallow to deep.
         default_taps: those that are used unless tuning says otherwise.
     """
@@ -67,10 +81,16 @@ class Backbone(ModelSpec):
     taps: tuple[str, ...]
     default_taps: tuple[str, ...]
     bgr: bool = False
+    tuned_blocks: TunedBlocks | None = None
 
     def choose_taps(self, choice: str) -> tuple[str, ...]:
-        """Layer names for "default", "deep" (the last layer, as in common practice) or "all"."""
-        return {"default": self.default_taps, "deep": self.taps[-1:], "all": self.taps}[choice]
+        """Layer names of a choice.
+
+        "default"; "early" without the last of these, which saves all the layers behind; "deep", the last layer alone,
+        as in common practice; "all".
+        """
+        early = self.default_taps[:-1] or self.default_taps
+        return {"default": self.default_taps, "early": early, "deep": self.taps[-1:], "all": self.taps}[choice]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,6 +228,7 @@ SPECS: dict[str, ModelSpec] = {
             scaling=_TF,
             taps=("block_3_expand_relu", "block_6_expand_relu", "block_13_expand_relu", "out_relu"),
             default_taps=("block_3_expand_relu", "block_6_expand_relu", "block_13_expand_relu"),
+            tuned_blocks=TunedBlocks("block_2_add", ("block_6_expand_relu", "block_12_add")),
             gmacs=0.30,
         ),
         Backbone(
@@ -243,6 +264,7 @@ SPECS: dict[str, ModelSpec] = {
             scaling=_TORCH,
             taps=("layer1_out", "layer2_out", "layer3_out", "layer4_out"),
             default_taps=("layer1_out", "layer2_out", "layer3_out"),
+            tuned_blocks=TunedBlocks("layer1_out", ("layer2_out", "layer3_out")),
             gmacs=1.8,
         ),
         Backbone(
@@ -259,6 +281,7 @@ SPECS: dict[str, ModelSpec] = {
             scaling=_LITE,
             taps=("block_4_out", "block_8_out", "block_11_out", "block_15_out", "head_out"),
             default_taps=("block_4_out", "block_8_out", "block_11_out", "block_15_out"),
+            tuned_blocks=TunedBlocks("block_2_out", ("block_4_out", "block_8_out")),
             gmacs=0.40,
         ),
     )

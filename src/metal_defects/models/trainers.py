@@ -1,6 +1,6 @@
 """The two ways of training a model, behind one interface: base training and every tuning trial use the same code."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -8,23 +8,32 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
-from metal_defects.config import FromScratchParams, HyperparameterTuningParams
+from metal_defects.config import FromScratchParams, HyperparameterTuningParams, ViewKind
 from metal_defects.data.snapshots import load_class_labels, load_labels, load_snapshot
-from metal_defects.models.feature_bank import FeatureBank, count_views, load_or_extract
-from metal_defects.models.network_training import fine_tune, fit_network
-from metal_defects.models.networks import assemble, build_backbone, build_feature_model, build_from_scratch
+from metal_defects.metrics import image_losses
+from metal_defects.models.feature_bank import FeatureBank, choose_views, load_or_extract
+from metal_defects.models.linear_head import FINAL_TOLERANCE
+from metal_defects.models.network_training import fit_network
+from metal_defects.models.networks import (
+    assemble,
+    build_backbone,
+    build_feature_model,
+    build_from_scratch,
+    count_multiply_adds,
+)
 from metal_defects.models.results import Hyperparameters, ModelEntry
 from metal_defects.models.specs import BACKBONES, Network, find_spec
 from metal_defects.models.training import (
+    Examples,
     HeadRecipe,
     History,
     MakeCallbacks,
+    TrainedHead,
     Training,
     class_weights,
-    fit_head,
     predict_images,
-    predict_probabilities,
-    wants_fine_tuning,
+    solve_heads,
+    train_head,
 )
 
 if TYPE_CHECKING:
@@ -37,28 +46,44 @@ class Fitted:
     """A trained model.
 
     Attributes:
-        history: per epoch.
+        history: per epoch; of a head that was solved, per penalty: "l2" and "val_loss".
         predict: class probabilities of a split, float32 (images, classes).
         assemble: the model from uint8 pixels to probabilities.
-        frozen_epochs: how many epochs of `history` came before fine-tuning; None where there was none.
+        l2: penalty of a head on frozen features.
     """
 
     history: History
     predict: Callable[[str], np.ndarray]
     assemble: "Callable[[], keras.Model]"
-    frozen_epochs: int | None = None
+    l2: float | None = None
+
+
+class Head(Protocol):
+    """A fitted head.
+
+    Attributes:
+        l2: penalty on its kernels.
+    """
+
+    @property
+    def l2(self) -> float: ...
+
+    def logits(self, features: np.ndarray) -> np.ndarray:
+        """Logits of feature vectors (rows, columns), float32 (rows, classes), up to a constant per row."""
+
+    def to_keras(self) -> "keras.Model":
+        """From feature vectors to probabilities."""
 
 
 class Method(NamedTuple):
     """How a model was trained, as its result tells.
 
     Attributes:
-        views: augmented ones of each image in the feature bank.
+        views: kinds of the augmented ones of each image in the feature bank.
         milliseconds_per_image: of the features; None where there is no bank.
     """
 
-    views: int
-    fine_tuned: bool
+    views: tuple[ViewKind, ...]
     engine: str
     milliseconds_per_image: float | None
 
@@ -86,7 +111,7 @@ def make_trainer(entry: ModelEntry, training: Training) -> Trainer:
 
 
 class FrozenTrainer:
-    """A head on the feature bank of a frozen backbone."""
+    """A head on the feature bank of a frozen backbone: solved where it is linear, else trained."""
 
     def __init__(self, entry: ModelEntry, training: Training) -> None:
         self.entry = entry
@@ -95,11 +120,15 @@ class FrozenTrainer:
         params = training.training
         # Views make a head robust that is good: under random features it is a baseline, and a pass costs the same.
         is_baseline = entry.weights == "random"
-        self.views = 0 if is_baseline else count_views(self.backbone, params.views, params.views_max_gmacs)
+        self.views = () if is_baseline else choose_views(self.backbone, params.views, params.views_max_gmacs)
 
     @cached_property
     def network(self) -> "keras.Model":
-        """The backbone with its weights."""
+        """The backbone with its weights, which stay as they are."""
+        return self.build_network()
+
+    def build_network(self) -> "keras.Model":
+        """A backbone of one's own."""
         file = Path(self.entry.weights_file) if self.entry.weights_file else None
         return build_backbone(self.backbone, self.training.image_size, self.training.seed, file)
 
@@ -122,82 +151,113 @@ class FrozenTrainer:
         """Of each class in the loss, float32 (classes,)."""
         return _weigh_classes(self.training)
 
-    @cached_property
-    def fine_tuned(self) -> bool:
-        """Whether the backbone's last layers are trained too, after the head."""
-        return wants_fine_tuning(self.training.training.fine_tune)
-
     @property
     def method(self) -> Method:
         meta = self.bank.meta
-        return Method(self.views, self.fine_tuned, meta["engine"], meta["milliseconds_per_image"])
+        return Method(self.views, meta["engine"], meta["milliseconds_per_image"])
 
     def defaults(self) -> Hyperparameters:
         builder, params = self.training.builder, self.training.training
         return {
             "taps": "default",
+            "pooling": "moments",
+            "views": "all" if self.views else "none",
             "hidden_units": builder.hidden_units,
-            "dropout": builder.dropout,
             "l2": builder.l2,
             "label_smoothing": params.label_smoothing,
+            "dropout": builder.dropout,
             "learning_rate": params.learning_rate,
             "batch_size": params.batch_size,
-            "views": self.views,
             "epochs": params.epochs,
         }
 
     def declare(self, space: "keras_tuner.HyperParameters", params: HyperparameterTuningParams) -> None:
         space.Choice("taps", list(params.taps))
+        space.Choice("pooling", list(params.pooling))
+        kinds = set(self.views)
+        told_apart = {"none", *kinds} | ({"all"} if len(kinds) > 1 else set())
+        space.Choice("views", [choice for choice in params.views if choice in told_apart] or ["none"])
         space.Choice("hidden_units", list(params.hidden_units))
-        _declare_common(space, params)
-        if self.views:
-            space.Int("views", 0, self.views)
+
+    def cost(self, recipe: HeadRecipe) -> float:
+        """10^9 multiply-adds of an image: what lies behind the last of the taps is not computed."""
+        ends = [self.network.get_layer(tap).output for tap in recipe.taps]
+        part = count_multiply_adds(self.network, ends) / count_multiply_adds(self.network, self.network.outputs)
+        return round(self.entry.gmacs * part, 4)
 
     def read_recipe(self, values: Hyperparameters) -> HeadRecipe:
         """The recipe that `values` and, where they are silent, the defaults stand for."""
         values = self.defaults() | values
         return HeadRecipe.model_validate(values | {"taps": self.backbone.choose_taps(str(values["taps"]))})
 
+    def examples(self, recipe: HeadRecipe, split: str = "train") -> Examples:
+        """What a recipe sees of the images of "train", with its views, or of "valid"."""
+        columns = self.bank.columns(recipe.taps, recipe.pooling)
+        views = recipe.views if split == "train" else "none"
+        return Examples(self.bank.select(split, columns, views), self.labels[split])
+
+    def damaged_examples(self, recipe: HeadRecipe) -> Examples | None:
+        """What a recipe sees of a damaged view of each training image; None where the bank has none."""
+        if "damage" not in self.views:
+            return None
+        columns, number = self.bank.columns(recipe.taps, recipe.pooling), 1 + self.views.index("damage")
+        return Examples(self.bank.features["train"][number : number + 1][:, :, columns], self.labels["train"])
+
+    def weigh(self, labels: np.ndarray) -> np.ndarray:
+        """Weight of each class in the loss of a fit to images of these classes, float32 (classes,)."""
+        return class_weights(labels, len(self.weights), self.training.training.class_weights)
+
+    def fit_heads(
+        self, recipe: HeadRecipe, train: Examples, make_callbacks: MakeCallbacks, title: str, folder: Path | None = None
+    ) -> Iterator[Head]:
+        """Heads of a recipe for some images: one per penalty that it leaves open, the strongest first.
+
+        Args:
+            recipe: how.
+            train: what they learn from.
+            make_callbacks: gives the callbacks of a head that is trained.
+            title: shown with the progress of one that is trained.
+            folder: for its logs.
+        """
+        weights = self.weigh(train.labels)
+        if recipe.hidden_units:
+            valid, folder = self.examples(recipe, "valid"), folder or self.training.banks / "logs"
+            model, history = train_head(
+                recipe, train, valid, weights, make_callbacks, folder, title, self.training.seed
+            )
+            yield TrainedHead(recipe.trained_l2, model, history)
+        elif recipe.l2 == "auto":
+            yield from solve_heads(train, weights, recipe.label_smoothing)
+        else:
+            yield from solve_heads(train, weights, recipe.label_smoothing, (recipe.l2,), FINAL_TOLERANCE)
+
     def fit(self, values: Hyperparameters, make_callbacks: MakeCallbacks, folder: Path, title: str) -> Fitted:
         recipe = self.read_recipe(values)
-        data = (self.bank, self.labels, self.weights)
-        head, history = fit_head(recipe, *data, make_callbacks, folder, title, self.training.seed)
-        if self.fine_tuned:
-            return self._fine_tune(self._assemble(head, recipe), history, make_callbacks, folder / "fine_tuning", title)
+        valid = self.examples(recipe, "valid")
+        heads = list(self.fit_heads(recipe, self.examples(recipe), make_callbacks, title, folder))
+        losses = [float(image_losses(valid.labels, _answer(head, valid.clean)).mean()) for head in heads]
+        head = heads[int(np.argmin(losses))]
+        path = {"l2": [one.l2 for one in heads], "val_loss": losses}
+        history = head.history if isinstance(head, TrainedHead) else path
         return Fitted(
             history=history,
-            predict=lambda split: self._predict(head, recipe.taps, split),
-            assemble=lambda: self._assemble(head, recipe),
+            predict=lambda split: self._predict(head, recipe, split),
+            assemble=lambda: self._assemble(head.to_keras(), recipe),
+            l2=head.l2,
         )
 
-    def _predict(self, head: "keras.Model", taps: tuple[str, ...], split: str) -> np.ndarray:
-        return predict_probabilities(head, self.bank.clean(split, self.bank.columns(taps)))
+    def _predict(self, head: Head, recipe: HeadRecipe, split: str) -> np.ndarray:
+        return _answer(head, self.bank.clean(split, self.bank.columns(recipe.taps, recipe.pooling)))
 
     def _assemble(self, head: "keras.Model", recipe: HeadRecipe) -> "keras.Model":
-        return assemble(build_feature_model(self.backbone, self.network, recipe.taps), head, self.backbone.name)
-
-    def _fine_tune(
-        self, model: "keras.Model", history: History, make_callbacks: MakeCallbacks, folder: Path, title: str
-    ) -> Fitted:
-        # The trunk shares its weights with self.network: they are put back so that every fit starts alike.
-        frozen = self.network.get_weights()
-        trunk = model.get_layer(self.backbone.name)
-        second = fine_tune(model, trunk, self.training, self.weights, make_callbacks, folder, title)
-        copy = _clone(model)
-        self.network.set_weights(frozen)
-        joined = {name: values + second[name] for name, values in history.items() if name in second}
-        return Fitted(
-            history=joined,
-            predict=lambda split: predict_images(copy, load_snapshot(self.training.snapshots, split)),
-            assemble=lambda: copy,
-            frozen_epochs=len(history["loss"]),
-        )
+        features = build_feature_model(self.backbone, self.network, recipe.taps, recipe.pooling)
+        return assemble(features, head, self.backbone.name)
 
 
 class ScratchTrainer:
     """A whole network, trained from the snapshots with augmentation."""
 
-    method = Method(views=0, fine_tuned=False, engine="TensorFlow", milliseconds_per_image=None)
+    method = Method(views=(), engine="TensorFlow", milliseconds_per_image=None)
 
     def __init__(self, entry: ModelEntry, training: Training) -> None:
         self.spec = find_spec(entry.name)
@@ -205,10 +265,14 @@ class ScratchTrainer:
 
     def defaults(self) -> Hyperparameters:
         builder, params = self.training.builder, self.training.training
-        return {"dropout": builder.dropout, "l2": builder.l2} | params.from_scratch.model_dump()
+        return {"dropout": builder.dropout, "l2": builder.trained_l2} | params.from_scratch.model_dump()
 
     def declare(self, space: "keras_tuner.HyperParameters", params: HyperparameterTuningParams) -> None:
-        _declare_common(space, params)
+        space.Float("dropout", *params.dropout)
+        space.Float("l2", *params.l2, sampling="log")
+        space.Choice("label_smoothing", list(params.label_smoothing))
+        space.Float("learning_rate", *params.learning_rate, sampling="log")
+        space.Choice("batch_size", list(params.batch_size))
         if isinstance(self.spec, Network):
             for name in self.spec.search_space:
                 space.Choice(name, list(getattr(params, name)))
@@ -228,23 +292,14 @@ class ScratchTrainer:
         )
 
 
-def _declare_common(space: "keras_tuner.HyperParameters", params: HyperparameterTuningParams) -> None:
-    space.Float("dropout", *params.dropout)
-    space.Float("l2", *params.l2, sampling="log")
-    space.Choice("label_smoothing", list(params.label_smoothing))
-    space.Float("learning_rate", *params.learning_rate, sampling="log")
-    space.Choice("batch_size", list(params.batch_size))
+def _answer(head: Head, features: np.ndarray) -> np.ndarray:
+    """Class probabilities of feature vectors, float32 (rows, classes)."""
+    from scipy.special import softmax
+
+    return softmax(head.logits(features), axis=1)
 
 
 def _weigh_classes(training: Training) -> np.ndarray:
     labels = load_labels(training.snapshots, "train")
     classes = len(load_class_labels(training.snapshots).classes)
     return class_weights(labels, classes, training.training.class_weights)
-
-
-def _clone(model: "keras.Model") -> "keras.Model":
-    import keras
-
-    copy = keras.models.clone_model(model)
-    copy.set_weights(model.get_weights())
-    return copy

@@ -1,18 +1,18 @@
-"""Transfer learning: fits heads on feature banks, and what every fit shares."""
+"""Transfer learning: fits heads on pooled features, and what every fit shares."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from rich.progress import Progress
 
-from metal_defects.config import ModelBuilderParams, TrainingParams
+from metal_defects.config import USUAL_L2, ModelBuilderParams, Pooling, TrainingParams, Views
 from metal_defects.errors import UserError
 from metal_defects.log import progress_bar
-from metal_defects.models.feature_bank import FeatureBank
+from metal_defects.models.linear_head import PENALTIES, TRIAL_TOLERANCE, LinearHead, solve_path
 from metal_defects.models.networks import build_head
 from metal_defects.records import Record
 
@@ -51,26 +51,88 @@ class HeadRecipe(Record):
     """How a head is built and fitted.
 
     Attributes:
-        taps: names of the backbone's layers whose moments it sees.
-        hidden_units: 0 for a linear head.
-        dropout: in [0, 1).
-        l2: weight decay.
+        taps: names of the backbone's layers whose feature maps are pooled.
+        pooling: which statistics of them it sees.
+        views: which augmented views of the training images it learns from besides the clean ones.
+        hidden_units: 0 for a linear head, which is solved; the last four are of a head that is trained.
+        l2: penalty on the kernels; "auto" where the images shall say.
         label_smoothing: in [0, 1).
+        dropout: in [0, 1).
         learning_rate: of Adam, at the start.
         batch_size: feature vectors per step.
-        views: augmented views used of each training image.
         epochs: at most.
     """
 
     taps: tuple[str, ...]
+    pooling: Pooling
+    views: Views
     hidden_units: int
-    dropout: float
-    l2: float
+    l2: float | Literal["auto"]
     label_smoothing: float
+    dropout: float
     learning_rate: float
     batch_size: int
-    views: int
     epochs: int
+
+    @property
+    def trained_l2(self) -> float:
+        """Penalty of a head that is trained."""
+        return USUAL_L2 if self.l2 == "auto" else self.l2
+
+
+@dataclass(frozen=True)
+class TrainedHead:
+    """A head that Keras trained.
+
+    Attributes:
+        l2: penalty on its kernels.
+        model: from feature vectors to probabilities.
+        history: per epoch.
+    """
+
+    l2: float
+    model: "keras.Model"
+    history: History
+
+    def logits(self, features: np.ndarray) -> np.ndarray:
+        """Logarithms of the probabilities of feature vectors, float32 (rows, classes)."""
+        return np.log(np.maximum(self.model(features, training=False).numpy(), 1e-12))
+
+    def to_keras(self) -> "keras.Model":
+        """From feature vectors to probabilities."""
+        return self.model
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Pooled features with the classes that they show.
+
+    Attributes:
+        features: float32 (1 + views, images, columns), view 0 clean.
+        labels: int (images,).
+    """
+
+    features: np.ndarray
+    labels: np.ndarray
+
+    @property
+    def clean(self) -> np.ndarray:
+        """Features of the unchanged images, (images, columns)."""
+        return self.features[0]
+
+    @property
+    def rows(self) -> np.ndarray:
+        """Features of all views, one after the other, ((1 + views) * images, columns)."""
+        return self.features.reshape(-1, self.features.shape[-1])
+
+    @property
+    def row_labels(self) -> np.ndarray:
+        """Classes of `rows`."""
+        return np.tile(self.labels, len(self.features))
+
+    def take(self, images: np.ndarray) -> "Examples":
+        """Some of the images, by position."""
+        return Examples(self.features[:, images], self.labels[images])
 
 
 def class_weights(labels: np.ndarray, classes: int, policy: str) -> np.ndarray:
@@ -85,24 +147,44 @@ def class_weights(labels: np.ndarray, classes: int, policy: str) -> np.ndarray:
     return (len(labels) / (classes * np.maximum(counts, 1))).astype(np.float32)
 
 
-def fit_head(
+def solve_heads(
+    train: Examples,
+    weights: np.ndarray,
+    label_smoothing: float = 0.0,
+    penalties: Sequence[float] = PENALTIES,
+    tolerance: float = TRIAL_TOLERANCE,
+) -> Iterator[LinearHead]:
+    """The optimal linear head of each penalty, the strongest first.
+
+    Args:
+        train: all views of an image count alike.
+        weights: of each class, (classes,).
+        label_smoothing: share of each label that is spread over all classes.
+        penalties: `l2`, falling.
+        tolerance: of the solver.
+    """
+    labels, classes = train.row_labels, len(weights)
+    targets = np.eye(classes)[labels] * (1 - label_smoothing) + label_smoothing / classes
+    return solve_path(train.rows, targets, weights[labels], penalties, tolerance)
+
+
+def train_head(
     recipe: HeadRecipe,
-    bank: FeatureBank,
-    labels: dict[str, np.ndarray],
+    train: Examples,
+    valid: Examples,
     weights: np.ndarray,
     make_callbacks: MakeCallbacks,
     folder: Path,
     title: str,
     seed: int,
 ) -> "tuple[keras.Model, History]":
-    """Train a head on a feature bank; the best epoch's weights are kept.
+    """Train a head with a hidden layer; the best epoch's weights are kept.
 
     Keras' `fit` spends most of its time around a head this small, not in it, so the epoch is one compiled loop here.
 
     Args:
         recipe: how.
-        bank: features of the splits.
-        labels: int32 (images,) of "train" and "valid".
+        train, valid: what it learns from, and what tells the best epoch.
         weights: of each class, float32 (classes,).
         make_callbacks: gives the callbacks.
         folder: for checkpoints and logs.
@@ -115,21 +197,19 @@ def fit_head(
     import keras
 
     keras.utils.set_random_seed(seed)
-    columns = bank.columns(recipe.taps)
-    features = bank.training(columns, recipe.views)
-    targets = np.tile(labels["train"], 1 + recipe.views)
+    features, labels = train.rows, train.row_labels
     head = build_head(
         features.mean(axis=0),
         features.var(axis=0),
         len(weights),
         hidden_units=recipe.hidden_units,
         dropout=recipe.dropout,
-        l2=recipe.l2,
+        l2=recipe.trained_l2,
     )
     compile_classifier(head, recipe.learning_rate, recipe.label_smoothing)
-    train = (features, keras.utils.to_categorical(targets, len(weights)), weights[targets])
-    valid = (bank.clean("valid", columns), keras.utils.to_categorical(labels["valid"], len(weights)))
-    run_epoch = _compile_epoch(head, train, valid, recipe.batch_size)
+    inputs = (features, keras.utils.to_categorical(labels, len(weights)), weights[labels])
+    judged = (valid.clean, keras.utils.to_categorical(valid.labels, len(weights)))
+    run_epoch = _compile_epoch(head, inputs, judged, recipe.batch_size)
     random = np.random.default_rng(seed)
     with progress_bar() as bar:
         chosen = make_callbacks(folder, recipe.epochs, recipe.learning_rate)
@@ -201,21 +281,9 @@ def compile_classifier(model: "keras.Model", learning_rate: float, label_smoothi
     )
 
 
-def predict_probabilities(head: "keras.Model", features: np.ndarray) -> np.ndarray:
-    """Class probabilities of feature vectors, float32 (rows, classes)."""
-    return head(features, training=False).numpy()
-
-
 def predict_images(model: "keras.Model", dataset: "tf.data.Dataset") -> np.ndarray:
     """Class probabilities of a snapshot's images, float32 (images, classes)."""
     return model.predict(dataset.batch(32), verbose=0)
-
-
-def wants_fine_tuning(choice: str | bool) -> bool:
-    """Whether the second stage runs: "auto" means only where there is a GPU."""
-    import tensorflow as tf
-
-    return bool(tf.config.list_physical_devices("GPU")) if choice == "auto" else bool(choice)
 
 
 def epoch_progress(bar: Progress, description: str, epochs: int) -> "keras.callbacks.Callback":

@@ -61,7 +61,7 @@ STAGES = (
         settings=("seed", "data_ingestion", "classes", "image", "split"),
         outside=(DATA,),
         reads=(),
-        writes=(a.MANIFEST, a.QUARANTINE, a.SOURCE, a.VALIDATION),
+        writes=(a.MANIFEST, a.QUARANTINE, a.SOURCE, a.VALIDATION, a.OVERLAPS, a.OVERLAPS_PLOT),
     ),
     Stage(
         name=a.PREPROCESSING,
@@ -110,7 +110,17 @@ STAGES = (
             "data_preprocessing.resize",
             "image",
         ),
-        reads=(a.SOURCE, a.IMAGES, a.PREPROCESSED, a.LABELS, a.SNAPSHOTS_FOLDER, a.MODELS, a.BEST, a.BASE_MODELS),
+        reads=(
+            a.MANIFEST,
+            a.SOURCE,
+            a.IMAGES,
+            a.PREPROCESSED,
+            a.LABELS,
+            a.SNAPSHOTS_FOLDER,
+            a.MODELS,
+            a.BEST,
+            a.BASE_MODELS,
+        ),
         writes=(a.TUNED_H5, a.TUNED_KERAS, a.TUNED_CARD, a.TUNED_METRICS, a.TRIALS, a.TUNING_PLOTS, a.PREDICTIONS),
     ),
     Stage(

@@ -17,7 +17,6 @@ from metal_defects.plots.style import (
     FAINT,
     GREEN,
     ORANGE,
-    PURPLE,
     QUIET,
     SKY,
     new_figure,
@@ -92,9 +91,7 @@ def draw_confusion_matrix(
     return figure
 
 
-def draw_learning_curves(
-    history: Mapping[str, Sequence[float]], target: Path, title: str, frozen_epochs: int | None = None
-) -> "Figure":
+def draw_learning_curves(history: Mapping[str, Sequence[float]], target: Path, title: str) -> "Figure":
     """Loss, accuracy and learning rate per epoch, with the epoch of the lowest validation loss marked.
 
     Args:
@@ -102,7 +99,6 @@ def draw_learning_curves(
             where known.
         target: file to write.
         title: above the plot.
-        frozen_epochs: after how many epochs fine-tuning of the backbone began.
 
     Raises:
         ValueError: loss or val_loss is missing or empty, or the values are not equally many.
@@ -122,8 +118,6 @@ def draw_learning_curves(
             if key in history:
                 axes.plot(x, history[key], color=color, label=series, marker="o", markersize=2.5, linewidth=1.4)
         axes.axvline(best + 1, color=GREEN, linewidth=1, linestyle="--", label=f"best: epoch {best + 1}")
-        if frozen_epochs is not None:
-            axes.axvline(frozen_epochs + 0.5, color=PURPLE, linewidth=1, linestyle=":", label="fine-tuning begins")
         axes.grid(axis="y")
         axes.set(title=label.capitalize(), xlabel="epoch", xlim=(0.5, epochs + 0.5))
         axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
@@ -134,6 +128,39 @@ def draw_learning_curves(
     figure.suptitle(title)
     save_figure(figure, target)
     return figure
+
+
+def draw_penalty_path(history: Mapping[str, Sequence[float]], target: Path, title: str) -> "Figure":
+    """Log loss on the validation images against the penalty of a head that was solved, the best one marked.
+
+    Args:
+        history: "l2" and "val_loss", a value per penalty.
+        target: file to write.
+        title: above the plot.
+    """
+    penalties, losses = history["l2"], history["val_loss"]
+    best = int(np.argmin(losses))
+    figure = new_figure(4.6, 3.1)
+    axes = figure.subplots()
+    axes.plot(penalties, losses, color=ORANGE, marker="o", markersize=3, linewidth=1.4)
+    axes.axvline(penalties[best], color=GREEN, linewidth=1, linestyle="--", label=f"best: {penalties[best]:g}")
+    use_log_axis(axes, "x", penalties)
+    if max(losses) > 3 * min(losses) > 0:
+        use_log_axis(axes, "y", losses)
+    axes.grid(axis="y")
+    axes.set(xlabel="penalty (l2)", ylabel="log loss on validation")
+    axes.legend()
+    figure.suptitle(title)
+    save_figure(figure, target)
+    return figure
+
+
+def draw_history(history: Mapping[str, Sequence[float]], folder: Path, title: str) -> None:
+    """What a fit went through: learning_curves.png of epochs, or l2_path.png where there were several penalties."""
+    if "loss" in history:
+        draw_learning_curves(history, folder / "learning_curves.png", title)
+    elif len(history["l2"]) > 1:
+        draw_penalty_path(history, folder / "l2_path.png", title)
 
 
 class Compared(Protocol):

@@ -17,6 +17,7 @@ from metal_defects.plots.style import (
     ORANGE,
     PALETTE,
     QUIET,
+    VERMILION,
     new_figure,
     save_figure,
     shorten,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from metal_defects.evaluation.results import VerdictCounts
     from metal_defects.trust.calibration import Calibration
     from metal_defects.trust.conformal import Coverage
+    from metal_defects.trust.selective import RiskCoverage
 
 HISTOGRAM_BINS = 60
 # Distances beyond this many limits share the last bar.
@@ -48,7 +50,7 @@ def draw_reliability(calibration: "Calibration", target: Path, title: str) -> "F
     grid = figure.subplots(1, 2, sharex=True, sharey=True)
     stages = {
         "before": calibration.before.ece,
-        f"after (temperature {calibration.temperature:.2f})": calibration.after.ece,
+        f"after (temperature {calibration.scaling.temperature:.2f})": calibration.after.ece,
     }
     lowest = min(min(one.confidence, one.accuracy) for ece in stages.values() for one in ece.bins)
     low = max(0.0, np.floor(10 * lowest - 0.2) / 10)
@@ -137,6 +139,39 @@ def draw_coverage(coverage: "Coverage", target: Path, title: str) -> "Figure":
     )
     axes.grid(axis="y")
     figure.legend(loc="outside upper right", ncols=2)
+    figure.suptitle(title, x=0.01, ha="left")
+    save_figure(figure, target)
+    return figure
+
+
+def draw_risk_coverage(selection: "RiskCoverage", target: Path, title: str) -> "Figure":
+    """Risk against coverage, with 95 % intervals, and what may be accepted at stated risks.
+
+    Args:
+        selection: measured.
+        target: file to write.
+        title: above the plot.
+    """
+    figure = new_figure(7.4, 3.8)
+    axes = figure.subplots()
+    coverage = [100 * point.coverage for point in selection.points]
+    risk, low, high = ([100 * getattr(p.risk, name) for p in selection.points] for name in ("value", "low", "high"))
+    axes.fill_between(coverage, low, high, color=BLUE, alpha=0.15, linewidth=0, label="95 % interval")
+    axes.plot(coverage, risk, color=BLUE, linewidth=1.4, label="share that is wrong")
+    stated = 100 * selection.chosen.max_risk
+    axes.axhline(stated, color=INK, linewidth=0.8, linestyle="--", label=f"stated: {stated:g} %")
+    offers = sorted((selection.chosen, *selection.others), key=lambda offer: offer.max_risk)
+    highest = max([2 * stated, *risk])
+    for index, offer in enumerate(offers):
+        accepted, wrong = 100 * offer.accepted.value, 100 * (offer.wrong.value if offer.wrong else 0.0)
+        label = f"at most {100 * offer.max_risk:g} %: {accepted:.1f} of 100"
+        colour, marker = (VERMILION, "D") if offer is selection.chosen else (ORANGE, "^osvP"[index % 5])
+        axes.plot(accepted, wrong, marker, color=colour, markersize=6, clip_on=False, zorder=3, label=label)
+        highest = max(highest, wrong)
+    axes.set(xlim=(0, 100), ylim=(0, 1.1 * highest), xlabel="accepted, % of all answers", ylabel="% wrong")
+    figure.legend(loc="outside right upper")
+    area = f"mean of the curve {100 * selection.area:.3g} %"
+    axes.set_title(f"{selection.images:,} answers, {area}", fontsize=9, fontweight="normal")
     figure.suptitle(title, x=0.01, ha="left")
     save_figure(figure, target)
     return figure

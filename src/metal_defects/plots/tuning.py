@@ -34,7 +34,7 @@ class Tried(Protocol):
     @property
     def score(self) -> float | None: ...
     @property
-    def val_accuracy(self) -> float | None: ...
+    def accuracy(self) -> float | None: ...
     @property
     def params(self) -> Mapping[str, Any]: ...
 
@@ -107,8 +107,8 @@ def _draw_search(axes: "Axes", trials: Sequence[Tried], finished: Sequence[Finis
             transform=axes.get_xaxis_transform(),
         )
     label = f"best: trial {best.number}, loss {best.score:.4f}"
-    if best.val_accuracy is not None:
-        label += f", accuracy {best.val_accuracy:.1%}"
+    if best.accuracy is not None:
+        label += f", accuracy {best.accuracy:.1%}"
     axes.scatter(best.number, best.score, s=130, marker="*", color=VERMILION, zorder=4, label=label)
     if min(scores) > 0 and max(scores) / min(scores) >= 10:
         use_log_axis(axes, "y", scores)

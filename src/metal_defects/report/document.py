@@ -21,12 +21,14 @@ PICTURES = 5_000_000
 
 def write_report(found: Findings, out: Path) -> None:
     """Write report.html and model_card.md into the folder `out`: the same bytes for the same findings."""
+    selection = found.evaluation.selection
     content = {
         "found": found,
         "evaluation": found.evaluation,
         "page": make_first_page(found),
         "count": chapters,
         "album": Album(PICTURES),
+        "offers": sorted((selection.chosen, *selection.others), key=lambda offer: offer.max_risk),
         "verdicts": VERDICTS.values(),
         "version": __version__,
     }

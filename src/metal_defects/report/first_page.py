@@ -1,5 +1,6 @@
 """The first page of the report, and the model card: results in words that need no training, and their limits."""
 
+import math
 from dataclasses import dataclass
 
 from metal_defects.evaluation.results import VerdictCounts
@@ -7,6 +8,8 @@ from metal_defects.inference.verdict import VERDICTS, VerdictStyle
 from metal_defects.metrics import Metrics, Score, share
 from metal_defects.report.findings import Findings
 from metal_defects.report.parts import of_hundred
+from metal_defects.trust.priors import Priors
+from metal_defects.trust.selective import RiskCoverage
 
 # What the lower limit of the accuracy must reach for the sentence on the first page.
 TRIAL_READY, HELPFUL = 0.99, 0.95
@@ -40,6 +43,7 @@ class FirstPage:
         level: "good", "fair" or "poor".
         sentence: the one about the model.
         metrics: that stand for it, and `basis`, the images that they were measured on.
+        acceptance: what may be accepted at the stated risk and at others, in words.
         judged: the images whose verdicts `bars` show, in words.
         limits: what the figures do not say.
     """
@@ -49,6 +53,7 @@ class FirstPage:
     sentence: str
     metrics: Metrics
     basis: str
+    acceptance: str
     cards: tuple[Card, ...]
     bars: tuple[Bar, ...]
     judged: str
@@ -67,6 +72,7 @@ def make_first_page(found: Findings) -> FirstPage:
         sentence=sentence,
         metrics=metrics,
         basis=basis,
+        acceptance=_tell_acceptance(found.evaluation.selection, found.evaluation.priors),
         cards=_make_cards(found, metrics, basis, counts, judged),
         bars=tuple(_make_bar(style, counts) for style in VERDICTS.values()),
         judged=judged,
@@ -108,6 +114,27 @@ def _judge(metrics: Metrics, counts: VerdictCounts, is_demonstration: bool) -> t
     if metrics.accuracy.low >= HELPFUL:
         return "fair", f"A help to an inspector, who still sees every part. {text}."
     return "poor", f"Not good enough to work without a person. {text}."
+
+
+def _tell_acceptance(selection: RiskCoverage, priors: Priors) -> str:
+    """What the data allow, and what they cannot show."""
+    chosen, risk = selection.chosen, f"{100 * selection.chosen.max_risk:g} %"
+    others = [one for one in selection.others if one.max_risk > chosen.max_risk]
+    offers = "; ".join(f"at {100 * one.max_risk:g} %: {of_hundred(one.accepted.value)}" for one in others)
+    text = f"With these data {of_hundred(chosen.accepted.value)} of 100 can be accepted, at most {risk} of them wrong"
+    if chosen.threshold is None:
+        text = f"With these data nothing can be accepted if at most {risk} of it may be wrong"
+    text += f" ({offers})." if offers else "."
+    if not chosen.is_shown:
+        needed = math.ceil(1 / chosen.max_risk)
+        text += (
+            f" Counting cannot show {risk} here: the {needed:,} most confident answers would have to be right, of "
+            f"{selection.images:,} in all."
+        )
+        text += "" if chosen.threshold is None else " What is accepted rests on the calibrated confidence instead."
+    if priors.is_shifted:
+        text += " Shares and risks are those of the mix of classes in the settings, not of the training images."
+    return text
 
 
 def _make_cards(found: Findings, metrics: Metrics, basis: str, counts: VerdictCounts, judged: str) -> tuple[Card, ...]:
@@ -179,8 +206,8 @@ def _list_limits(found: Findings, metrics: Metrics) -> tuple[str, ...]:
         "defect that resembles one of them can slip through; so can a second defect beside the one that it names.",
         "All images come from one source. Another mill, camera, light or magnification is another surface: measure it "
         "first (python main.py evaluate FOLDER).",
-        "Copies are kept on one side of the split, overlapping pictures of the same plate may not be: figures from "
-        "random splits tend to be optimistic.",
+        f"{found.validation.overlaps.message} Images of one plate that do not overlap are known only by their names "
+        "(data_ingestion.group_by): without these, figures tend to be optimistic.",
         f"Weakest proof: {weakest.name}, found in {of_hundred(weakest.recall.value)} of 100 on "
         f"{weakest.support:,} images; the true share may be as low as {of_hundred(weakest.recall.low)}.",
     ]

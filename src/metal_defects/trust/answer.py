@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from metal_defects.artifacts import ANSWER, TUNED_H5
+from metal_defects.config import Pooling
 from metal_defects.files import atomic_path
-from metal_defects.models.pooling import pool_moments
+from metal_defects.models.fine_tuning import EVIDENCE
+from metal_defects.models.pooling import pool
 from metal_defects.models.specs import BACKBONES, Network, find_spec
 from metal_defects.system import map_ordered
+from metal_defects.trust.calibration import Scaling
 from metal_defects.trust.guard import Guard
 from metal_defects.trust.guard_graph import guard_layers
 from metal_defects.trust.locator import Locator, locator_layers
@@ -19,6 +22,7 @@ from metal_defects.trust.locator import Locator, locator_layers
 if TYPE_CHECKING:
     import keras
 
+UNSCALED = Scaling()
 OUTPUTS = ("probabilities", "distance", "heat_map")
 
 
@@ -27,12 +31,12 @@ class AnswerParts:
     """What is added to a classifier.
 
     Attributes:
-        temperature: that the logits are divided by.
+        scaling: of the logits; the shift to the served mix of classes is part of it.
         guard: measures the distance from the training images.
         locator: draws the heat map.
     """
 
-    temperature: float = 1.0
+    scaling: Scaling = UNSCALED
     guard: Guard | None = None
     locator: Locator | None = None
 
@@ -44,7 +48,7 @@ class AnswerParts:
 
     def save(self, path: Path) -> None:
         """Write answer.npz."""
-        arrays = {"temperature": np.array(self.temperature)}
+        arrays = {"temperature": np.array(self.scaling.temperature), "bias": np.array(self.scaling.bias)}
         for name, part in (("guard", self.guard), ("locator", self.locator)):
             if part is not None:
                 arrays |= {f"{name}.{key}": value for key, value in part.to_arrays().items()}
@@ -62,7 +66,8 @@ class AnswerParts:
         }
         guard = Guard.from_arrays(parts["guard"]) if parts["guard"] else None
         locator = Locator.from_arrays(parts["locator"]) if parts["locator"] else None
-        return cls(float(arrays["temperature"]), guard, locator)
+        scaling = Scaling(temperature=float(arrays["temperature"]), bias=tuple(arrays["bias"].tolist()))
+        return cls(scaling, guard, locator)
 
 
 @dataclass(frozen=True)
@@ -72,12 +77,15 @@ class OpenModel:
     Attributes:
         pixels: its input.
         maps: feature maps by tap, shallow to deep, (batch, height, width, channels).
-        features: what its last layer or head turns into probabilities, (batch, columns).
+        features: what its last layer or head turns into probabilities: a vector, (batch, columns), or the feature maps
+            of a head that looks at cells.
+        evidence: of such a head, how much each cell speaks for each class, (batch, rows, columns, classes); else None.
     """
 
     pixels: "keras.KerasTensor"
     maps: "dict[str, keras.KerasTensor]"
-    features: "keras.KerasTensor"
+    features: "keras.KerasTensor | list[keras.KerasTensor]"
+    evidence: "keras.KerasTensor | None" = None
 
 
 def open_model(model: "keras.Model") -> OpenModel:
@@ -93,11 +101,20 @@ def open_model(model: "keras.Model") -> OpenModel:
         return OpenModel(model.input, {name: model.get_layer(name).output for name in names}, model.layers[-1].input)
     inner = {layer.name for layer in trunk.layers}
     taps = [tap for tap in BACKBONES[trunk.name].taps if tap in inner]
-    opened = keras.Model(trunk.inputs, [trunk.get_layer(tap).output for tap in taps], name=trunk.name)
+    head = model.layers[-1]
+    ends = [one.name for one in head.inputs if len(one.shape) == 4]
+    names = list(dict.fromkeys([*taps, *ends]))
+    opened = keras.Model(trunk.inputs, [trunk.get_layer(name).output for name in names], name=trunk.name)
     outputs = opened(model.get_layer("scaling").output, training=False)
-    maps = dict(zip(taps, outputs if isinstance(outputs, list | tuple) else [outputs], strict=True))
+    found = dict(zip(names, outputs if isinstance(outputs, list | tuple) else [outputs], strict=True))
+    maps = {tap: found[tap] for tap in taps}
+    if ends:
+        looked = [found[name] for name in ends]
+        look = keras.Model(head.inputs, head.get_layer(EVIDENCE).output, name="look")
+        return OpenModel(model.input, maps, looked, look(looked))
     own = {layer.name for layer in model.layers}
-    pooled = [moments for tap in taps if f"{tap}_mean" in own for moments in pool_moments(maps[tap], tap)]
+    pooling: Pooling = "moments+extremes" if any(f"{tap}_highest" in own for tap in taps) else "moments"
+    pooled = [part for tap in taps if f"{tap}_mean" in own for part in pool(maps[tap], tap, pooling)]
     return OpenModel(model.input, maps, layers.Concatenate(name="features")(pooled))
 
 
@@ -138,7 +155,7 @@ def answer_in_batches(
 def build_answer_model(model: "keras.Model", parts: AnswerParts) -> "keras.Model":
     """The classifier with what `parts` add; its outputs are `parts.outputs`.
 
-    It shares the layers of the classifier but for the last, whose weights are divided by the temperature in a copy.
+    It shares the layers of the classifier but for the last, whose weights are scaled in a copy.
 
     Input shape: uint8 (batch, side, side, 3).
     Output shape: float32 (batch, classes), (batch,), (batch, rows, columns).
@@ -146,9 +163,9 @@ def build_answer_model(model: "keras.Model", parts: AnswerParts) -> "keras.Model
     import keras
 
     opened = open_model(model)
-    outputs = [_apply_calibrated(model.layers[-1], opened.features, parts.temperature)]
+    outputs = [_apply_calibrated(model.layers[-1], opened.features, parts.scaling)]
     if parts.guard is not None:
-        moments = [moments for tap in parts.guard.taps for moments in pool_moments(opened.maps[tap], f"guard_{tap}")]
+        moments = [part for tap in parts.guard.taps for part in pool(opened.maps[tap], f"guard_{tap}")]
         outputs.append(guard_layers(moments, parts.guard))
     if parts.locator is not None:
         outputs.append(locator_layers(opened.maps, parts.locator))
@@ -156,9 +173,9 @@ def build_answer_model(model: "keras.Model", parts: AnswerParts) -> "keras.Model
 
 
 def _apply_calibrated(
-    last: "keras.layers.Layer", features: "keras.KerasTensor", temperature: float
+    last: "keras.layers.Layer", features: "keras.KerasTensor", scaling: Scaling
 ) -> "keras.KerasTensor":
-    """What a copy of a head, or of a last layer, makes of its input with its logits divided by `temperature`."""
+    """What a copy of a head, or of a last layer, makes of its input with its logits scaled."""
     import keras
 
     is_head = isinstance(last, keras.Model)
@@ -166,5 +183,6 @@ def _apply_calibrated(
     probabilities = copy(features, training=False)
     copy.set_weights(last.get_weights())
     dense = copy.layers[-1] if is_head else copy
-    dense.set_weights([weights / temperature for weights in dense.get_weights()])
+    kernel, bias = (weights / scaling.temperature for weights in dense.get_weights())
+    dense.set_weights([kernel, bias + np.array(scaling.bias) if scaling.bias else bias])
     return probabilities

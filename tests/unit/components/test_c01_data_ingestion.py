@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.ndimage import gaussian_filter
 from support import PROJECT
 from support.stages import make_context
 from support.workshop import read_rows
@@ -16,10 +17,17 @@ from metal_defects.components.c01_data_ingestion import run
 from metal_defects.config import load_settings
 from metal_defects.data.annotations import choose_annotation, read_boxes
 from metal_defects.data.manifest import NamedBox
-from metal_defects.errors import DataError
+from metal_defects.errors import ConfigError, DataError
 from metal_defects.files import read_json, sha256_file
 
-FILES = ("manifest.csv", "quarantine.csv", "source.json", "validation_report.json")
+FILES = (
+    "manifest.csv",
+    "quarantine.csv",
+    "source.json",
+    "validation_report.json",
+    "overlaps.csv",
+    "plots/overlaps.png",
+)
 
 
 def draw(path: Path, seed: int, side: int = 40) -> None:
@@ -51,7 +59,7 @@ def test_manifest_and_report(tmp_path: Path) -> None:
     shutil.copy(data / "dent/003.png", data / "dent/copy.png")
     out = ingest(data, tmp_path / "out")
     rows = read_rows(out / "manifest.csv")
-    assert sorted(path.name for path in out.iterdir()) == sorted(FILES)
+    assert sorted(str(path.relative_to(out)) for path in out.rglob("*.*")) == sorted(FILES)
     assert list(rows[0]) == ["path", "label", "split", "sha256", "group", "width", "height", "boxes"]
     assert [row["path"] for row in rows] == sorted(row["path"] for row in rows)
     assert len(rows) == 31
@@ -245,3 +253,66 @@ def test_annotation_of_the_same_folder_is_chosen() -> None:
     assert choose_annotation("train/images/dent/1.png", candidates) == "train/annotations/1.xml"
     assert choose_annotation("test/images/dent/1.png", candidates) == "test/annotations/1.xml"
     assert choose_annotation("x/1.png", ()) is None
+
+
+def draw_crops(folder: Path, count: int, step: int, sheet: int) -> None:
+    """Crops of one rough sheet, each `step` pixels further."""
+    noise = gaussian_filter(np.random.default_rng(sheet).standard_normal((100, 100 + step * count)), 2)
+    pixels = np.clip(128 + 30 * noise / noise.std(), 0, 255).astype(np.uint8)
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        Image.fromarray(pixels[:, number * step : number * step + 100]).save(folder / f"{sheet}_{number}.png")
+
+
+def test_overlapping_crops_stay_on_one_side(tmp_path: Path) -> None:
+    for sheet in range(5):
+        draw_crops(tmp_path / "data/dent", 4, 40, sheet)
+        draw_crops(tmp_path / "data/weld", 4, 40, 10 + sheet)
+    out = ingest(tmp_path / "data", tmp_path / "out")
+    sides: dict[str, set[str]] = {}
+    for row in read_rows(out / "manifest.csv"):
+        assert row["group"] == f"{row['label']}/{Path(row['path']).stem.split('_')[0]}_0.png"
+        sides.setdefault(row["group"], set()).add(row["split"])
+    assert all(len(found) == 1 for found in sides.values())
+    check = read_check(out, "overlaps")
+    assert (check["shared"], check["pieces"], check["largest"]) == (
+        40, {"dent": 5, "weld": 5}, {"dent": 4, "weld": 4}
+    )  # fmt: skip
+    first = read_rows(out / "overlaps.csv")[0]
+    assert (first["first"], first["second"], first["turn"]) == ("dent/0_0.png", "dent/0_1.png", "0")
+    assert (float(first["down"]), float(first["across"])) == pytest.approx((0, 40), abs=1)
+    assert read_check(out, "copies")["groups"] == []
+    near = ingest(tmp_path / "data", tmp_path / "near", "data_ingestion.duplicates=near")
+    assert {row["group"] for row in read_rows(near / "manifest.csv")} == {
+        row["path"] for row in read_rows(near / "manifest.csv")
+    }
+    assert "Overlaps were not looked for" in read_check(near, "overlaps")["message"]
+
+
+def test_a_class_of_one_piece_is_divided_all_the_same_and_loudly(tmp_path: Path) -> None:
+    draw_crops(tmp_path / "data/dent", 12, 30, 0)
+    draw_set(tmp_path / "data", {"weld": 12})
+    out = ingest(tmp_path / "data", tmp_path / "out")
+    check = read_check(out, "overlaps")
+    assert (check["status"], check["loosened"], check["pieces"]["dent"]) == ("warn", ["dent"], 1)
+    assert "dent: too few pieces to divide" in check["message"]
+    rows = [row for row in read_rows(out / "manifest.csv") if row["label"] == "dent"]
+    assert {row["split"] for row in rows} == {"train", "valid", "test"}
+    assert len({row["group"] for row in rows}) == 12
+
+
+def test_names_tell_the_plate(tmp_path: Path) -> None:
+    data = draw_set(tmp_path / "data", {"dent": 20, "weld": 20})
+    out = ingest(data, tmp_path / "out", r"data_ingestion.group_by=(0[01][0-9])\.png")
+    rows = read_rows(out / "manifest.csv")
+    assert {(row["group"], Path(row["path"]).stem) for row in rows} == {
+        (f"dent/{number:03}.png", f"{number:03}") for number in range(20)
+    }
+    partly = ingest(data, tmp_path / "partly", r"data_ingestion.group_by=(00[0-9])\.png")
+    check = read_check(partly, "overlaps")
+    assert (check["status"], check["unnamed"]) == ("warn", 20)
+    assert "20 images do not match data_ingestion.group_by '(00[0-9])\\.png'" in check["message"]
+    with pytest.raises(DataError, match="group_by matches none of the 40 images"):
+        ingest(data, tmp_path / "none", "data_ingestion.group_by=plate")
+    with pytest.raises(ConfigError, match=r"data_ingestion\.group_by': must be a regular expression"):
+        ingest(data, tmp_path / "bad", "data_ingestion.group_by='(['")

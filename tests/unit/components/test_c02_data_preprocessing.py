@@ -69,7 +69,7 @@ def out(folder: Path) -> Path:
 def test_table_names_every_image_in_the_order_of_the_manifest(folder: Path, out: Path) -> None:
     table = read_rows(out / "images.csv")
     manifest = read_rows(folder / "artifacts" / MANIFEST.name)
-    assert list(table[0]) == ["path", "label", "split", "sha256", "source"]
+    assert list(table[0]) == ["path", "label", "split", "sha256", "source", "group"]
     assert [(row["source"], row["label"], row["split"]) for row in table] == [
         (row["path"], row["label"], row["split"]) for row in manifest
     ]

@@ -23,7 +23,9 @@ def images(tmp_path: Path) -> LabelledImages:
     ):
         path = f"{index}.png"
         Image.fromarray(np.full((8, 8, 3), 40 * index, np.uint8)).save(tmp_path / path)
-        rows.append(ImageRow(path=path, label=label, split=split, sha256="", source=f"steel/{index}.bmp"))
+        rows.append(
+            ImageRow(path=path, label=label, split=split, sha256="", source=f"steel/{index}.bmp", group=str(index))
+        )
     return LabelledImages(rows, CLASSES, tmp_path)
 
 

@@ -17,7 +17,7 @@ from metal_defects.data.duplicates import (
     Match,
     correlate_shifted,
     find_matches,
-    group_matches,
+    group_pairs,
     take_print,
 )
 
@@ -126,7 +126,7 @@ PAIRS = st.lists(st.tuples(st.integers(0, 19), st.integers(0, 19)).filter(lambda
 
 @given(PAIRS)
 def test_groups_are_the_connected_images_named_by_the_smallest(pairs: list[tuple[int, int]]) -> None:
-    groups = group_matches(20, [Match(first, second, "near", 1.0) for first, second in pairs])
+    groups = group_pairs(20, pairs)
     expected = list(range(20))
     for _ in range(20):
         for first, second in pairs:

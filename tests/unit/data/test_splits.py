@@ -200,4 +200,31 @@ def test_large_group_that_fits_nowhere_is_told() -> None:
     items = [Item(f"A/{number}.png", "A", "A/0.png") for number in range(9)] + make_items({"B": 10})
     assignment = assign_splits(items, params(), 1)
     assert len({assignment.splits[item.path] for item in items if item.label == "A"}) == 1
-    assert any("beside their copies" in note for note in assignment.notes)
+    assert any("pieces stay whole" in note for note in assignment.notes)
+
+
+@given(st.lists(st.integers(1, 40), min_size=4, max_size=12), st.integers(0, 9))
+def test_every_side_gets_a_piece_where_there_are_enough(sizes: list[int], seed: int) -> None:
+    items = [
+        Item(f"A/{piece}_{number}", "A", f"A/{piece}_0") for piece, size in enumerate(sizes) for number in range(size)
+    ] + make_items({"B": 20})
+    assignment = assign_splits(items, params(), seed)
+    assert set(count_images(items, assignment)["A"]) == set(SPLITS)
+    assert all(len(sides) == 1 for sides in sides_of_groups(items, assignment).values())
+
+
+def test_given_split_keeps_overlapping_images_and_tells_how_many() -> None:
+    train, test = make_items({"A": 9, "B": 9}, "train"), make_items({"A": 3, "B": 3}, "test")
+    piece = [Item(item.path, "A", train[0].path, item.split, item.path) for item in (*train[:5], *test[:2])]
+    assignment = assign_splits([*piece, *train[5:], *test[2:]], params(), 1)
+    assert assignment.dropped == {}
+    assert {assignment.splits[item.path] for item in test} == {"test"}
+    assert any(note.startswith("2 of 6 test images show pieces of surface") for note in assignment.notes)
+
+
+def test_given_split_still_leaves_copies_out() -> None:
+    train, test = make_items({"A": 6, "B": 6}, "train"), make_items({"A": 3, "B": 3}, "test")
+    copy = Item(test[2].path, "A", train[0].path, "test", train[0].path)
+    assignment = assign_splits([*train, *test[:2], copy, *test[3:]], params(), 1)
+    assert assignment.dropped == {train[0].path: "test"}
+    assert not any("show pieces" in note for note in assignment.notes)

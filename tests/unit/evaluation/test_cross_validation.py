@@ -157,5 +157,5 @@ def test_models_are_ranked_and_only_a_clear_difference_counts() -> None:
 
 def test_one_fold_has_no_spread() -> None:
     logits = np.log(np.array([[[0.8, 0.2], [0.3, 0.7], [0.6, 0.4]]], np.float32))
-    found = OutOfFold(np.array([0, 1, 1]), logits, np.zeros((1, 3), int))
+    found = OutOfFold(np.array([0, 1, 1]), logits, np.zeros((1, 3), int), np.arange(3))
     assert judge_folds(found, ["A", "B"], name_images(3)).repeats[0].spread_of_folds is None

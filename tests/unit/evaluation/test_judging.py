@@ -10,14 +10,9 @@ from support.toy_network import CLASSES, COUNTS, SIDE, TOY, write_snapshots
 from metal_defects.config import Settings
 from metal_defects.data.manifest import DataCard, ImageRow, ManifestRow, NamedBox
 from metal_defects.data.snapshots import load_labels
-from metal_defects.evaluation.judging import (
-    Clock,
-    export_graph,
-    fit_parts,
-    judge_held_out,
-    judge_out_of_fold,
-    look_further,
-)
+from metal_defects.evaluation.clock import Clock
+from metal_defects.evaluation.judged import judge_out_of_fold
+from metal_defects.evaluation.judging import export_graph, fit_parts, judge_held_out, look_further
 from metal_defects.evaluation.tuned_run import TunedRun, list_columns, open_tuned_run, read_images
 from metal_defects.models import specs
 from metal_defects.models.results import ModelEntry, ModelList, TunedCard
@@ -25,6 +20,8 @@ from metal_defects.models.trainers import make_trainer
 from metal_defects.models.training import Training
 from metal_defects.trust.answer import AnswerParts
 
+SHARES = dict(zip(CLASSES, np.arange(1, len(CLASSES) + 1) / sum(range(len(CLASSES) + 1)), strict=True))
+PRIORS = "model_evaluation.priors={" + ", ".join(f"{name}: {share:.6f}" for name, share in SHARES.items()) + "}"
 DATA = DataCard(kind="path", notice=None)
 
 
@@ -47,7 +44,7 @@ def list_rows(snapshots: Path, height: int) -> tuple[list[ManifestRow], list[Ima
             boxes = (box,) if index % 2 else ()
             shared = {"label": name, "split": split, "sha256": ""}
             manifest.append(ManifestRow(path=path, group=path, width=32, height=height, boxes=boxes, **shared))
-            images.append(ImageRow(path=f"pictures/{path}", source=path, **shared))
+            images.append(ImageRow(path=f"pictures/{path}", source=path, group=path, **shared))
     return manifest, images
 
 
@@ -98,7 +95,7 @@ def test_each_step_takes_what_the_one_before_gave(
     kind: str, open_run: Callable[[str], TunedRun], make_settings: Callable[..., Settings], tmp_path: Path
 ) -> None:
     run, clock = open_run(kind), Clock()
-    params = make_settings("model_evaluation.folds=3").params.model_evaluation
+    params = make_settings("model_evaluation.folds=3", PRIORS).params.model_evaluation
     before = [weights.copy() for weights in run.model.get_weights()]
     judged = judge_out_of_fold(run, params, clock)
     fitted = fit_parts(run, judged, params, clock)
@@ -109,8 +106,12 @@ def test_each_step_takes_what_the_one_before_gave(
     assert judged.protocol.images == (COUNTS["train"] if is_frozen else COUNTS["valid"])
     assert judged.protocol.folds == (3 if is_frozen else 1)
     assert (judged.protocol.note is None) == is_frozen
-    assert judged.calibration.temperature == judged.temperature == fitted.temperature
-    assert fitted.rules.set_threshold == judged.conformal.threshold
+    shift = judged.priors.log_ratio
+    assert abs(shift).max() > 0.01 and fitted.scaling == judged.calibration.scaling.shift(shift)
+    rules, selection = fitted.chosen.rules, fitted.chosen.selection
+    assert (rules.set_threshold, rules.max_risk) == (judged.conformal.threshold, params.max_risk)
+    assert rules.min_confidence == selection.chosen.threshold
+    assert selection.images == judged.protocol.images
     for row in judged.cross_validation.misjudged:
         assert row.picture == f"pictures/{row.source}"
         assert row.other_boxes == (("Other",) if int(row.source[-5]) % 2 else ())

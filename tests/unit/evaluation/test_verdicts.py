@@ -5,7 +5,7 @@ import numpy as np
 from metal_defects.evaluation.verdicts import count_verdicts, give_verdicts
 from metal_defects.inference.card import VerdictRules
 
-RULES = VerdictRules(unknown_distance=1.0, review_distance=0.9, min_confidence=0.5, set_threshold=0.2)
+RULES = VerdictRules(unknown_distance=1.0, review_distance=0.9, min_confidence=0.7, set_threshold=0.2, max_risk=0.01)
 SHARES = np.array([[0.9, 0.1], [0.9, 0.1], [0.9, 0.1], [0.6, 0.4]])
 
 

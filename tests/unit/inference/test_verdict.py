@@ -6,15 +6,16 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from support import PROJECT
 
 from metal_defects.inference.card import VerdictRules
 from metal_defects.inference.verdict import VERDICTS, decide, possible_classes
 
 CLASSES = ("Crazing", "Inclusion", "Scratches")
-RULES = VerdictRules(unknown_distance=1.0, review_distance=0.9, min_confidence=0.5, set_threshold=0.9)
+RULES = VerdictRules(unknown_distance=1.0, review_distance=0.9, min_confidence=0.9, set_threshold=0.9, max_risk=0.005)
 GRAVITY = tuple(VERDICTS)
 shares = st.lists(st.floats(0, 1), min_size=3, max_size=3).filter(lambda row: sum(row) > 0).map(
     lambda row: np.array(row) / sum(row)
@@ -24,8 +25,9 @@ rules = st.builds(
     VerdictRules,
     unknown_distance=st.floats(0.1, 5),
     review_distance=st.none() | st.floats(0.1, 5),
-    min_confidence=st.floats(0, 1),
+    min_confidence=st.none() | st.floats(0, 1),
     set_threshold=st.floats(0, 1),
+    max_risk=st.floats(0.001, 0.5),
 )
 
 
@@ -51,8 +53,41 @@ def test_low_confidence_has_words() -> None:
     assert (found.verdict, found.reason) == ("review", "the confidence is low: Scratches 0.92, 0.95 wanted")
 
 
+def test_two_possible_classes_do_not_forbid_acceptance() -> None:
+    sure = RULES.model_copy(update={"min_confidence": 0.6})
+    found = decide(np.array([0.02, 0.37, 0.61]), 0.4, CLASSES, sure)
+    assert (found.verdict, found.prediction_set) == ("accept", ("Scratches", "Inclusion"))
+
+
+def test_no_answer_may_be_accepted() -> None:
+    found = decide(np.array([0.0, 0.0, 1.0]), 0.4, CLASSES, RULES.model_copy(update={"min_confidence": None}))
+    assert found.verdict == "review"
+    assert found.reason == "this model makes too many errors for any answer of it to be accepted"
+
+
+@given(shares, distances, st.floats(0, 1), st.floats(0, 1))
+def test_rules_of_the_first_version_accept_nothing_that_went_to_review(
+    probabilities: np.ndarray, distance: float | None, confidence: float, threshold: float
+) -> None:
+    assume(abs(np.sort(probabilities)[-2] - threshold) > 1e-9)
+    old = {"unknown_distance": 1.0, "review_distance": 0.9, "min_confidence": confidence, "set_threshold": threshold}
+    found = decide(probabilities, distance, CLASSES, VerdictRules.model_validate(old))
+    was_single = possible_classes(probabilities[None], threshold).sum() == 1 and probabilities.max() >= confidence
+    assert found.verdict != "accept" or was_single
+    if threshold > 0.5:
+        assert found.verdict != "review" or not was_single or (distance or 0) > 0.9
+    again = VerdictRules.model_validate_json(VerdictRules.model_validate(old).model_dump_json())
+    assert again == VerdictRules.model_validate(old), "what was read once is not read as old again"
+
+
+def test_damaged_rules_are_refused() -> None:
+    with pytest.raises(ValidationError):
+        VerdictRules.model_validate(RULES.model_dump(exclude={"max_risk"}) | {"set_threshold": "high"})
+
+
 def test_shares_never_read_as_certain_or_impossible() -> None:
-    found = decide(np.array([0.0004, 0.0, 0.9996]), None, CLASSES, RULES.model_copy(update={"set_threshold": 0.0002}))
+    strict = RULES.model_copy(update={"set_threshold": 0.0002, "min_confidence": 0.9999})
+    found = decide(np.array([0.0004, 0.0, 0.9996]), None, CLASSES, strict)
     assert found.reason == "two classes are possible: Scratches 0.9996, Crazing 0.0004"
 
 
@@ -71,7 +106,7 @@ def test_rules_hold(probabilities: np.ndarray, distance: float | None, limits: V
     assert found.prediction_set[0] == CLASSES[int(probabilities.argmax())]
     assert (found.verdict == "unknown") == (distance is not None and distance > limits.unknown_distance)
     if found.verdict == "accept":
-        assert len(found.prediction_set) == 1 and probabilities.max() >= limits.min_confidence
+        assert limits.min_confidence is not None and probabilities.max() >= limits.min_confidence
         assert distance is None or limits.review_distance is None or distance <= limits.review_distance
 
 

@@ -10,17 +10,28 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from metal_defects.evaluation.results import VerdictCounts
-from metal_defects.plots.trust import draw_coverage, draw_guard_distances, draw_reliability, draw_verdicts
-from metal_defects.trust.calibration import apply_temperature, judge_calibration
+from metal_defects.plots.trust import (
+    draw_coverage,
+    draw_guard_distances,
+    draw_reliability,
+    draw_risk_coverage,
+    draw_verdicts,
+)
+from metal_defects.trust.calibration import Scaling, judge_calibration
 from metal_defects.trust.conformal import judge_coverage
+from metal_defects.trust.priors import resolve_priors
+from metal_defects.trust.selective import Answers, judge_selection
 
 NAMES = ["Crazing", "a $5 coin pressed into a very long strip of steel", "Never seen"]
 RANDOM = np.random.default_rng(0)
 LOGITS = RANDOM.normal(0, 3, (400, 3)) - np.array([0, 0, 50])
-LABELS = (RANDOM.random(400) > apply_temperature(LOGITS, 2.0)[:, 0]).astype(int)
+RIGHT = Scaling(temperature=2.0).apply(LOGITS)
+LABELS = (RANDOM.random(400) > RIGHT[:, 0]).astype(int)
 FOLDS = np.arange(400) % 5
-CALIBRATION = judge_calibration(LOGITS, LABELS, 2.0, FOLDS)
-COVERAGE = judge_coverage(apply_temperature(LOGITS, 2.0), LABELS, FOLDS, 0.95, NAMES)
+CALIBRATION = judge_calibration(LOGITS, LABELS, FOLDS, resolve_priors("training", NAMES, LABELS))
+COVERAGE = judge_coverage(RIGHT, LABELS, FOLDS, 0.95, NAMES)
+ANSWERS = Answers(RIGHT.max(axis=1), RIGHT.argmax(axis=1) != LABELS, np.ones(400))
+SELECTION = judge_selection(ANSWERS, FOLDS, 0.02, 0.8)
 DISTANCES = {"training": np.append(RANDOM.uniform(0.3, 1.05, 200), np.nan), "photographs": RANDOM.uniform(2, 90, 50)}
 COUNTS = {
     "held out": VerdictCounts(
@@ -36,6 +47,7 @@ PLOTS: list[tuple[Callable[..., Figure], Any]] = [
     (draw_guard_distances, DISTANCES),
     (draw_coverage, COVERAGE),
     (draw_verdicts, COUNTS),
+    (draw_risk_coverage, SELECTION),
 ]
 
 
@@ -57,7 +69,7 @@ def test_reliability_tells_both_errors(tmp_path: Path) -> None:
     told = texts(draw_reliability(CALIBRATION, tmp_path / "a.png", "t"))
     for stage in (CALIBRATION.before, CALIBRATION.after):
         assert f"ECE {100 * stage.ece.value:.2f} points" in told
-    assert "after (temperature 2.00)" in told
+    assert f"after (temperature {CALIBRATION.scaling.temperature:.2f})" in told
 
 
 def test_guard_shows_the_share_within_the_limit(tmp_path: Path) -> None:
@@ -78,6 +90,17 @@ def test_coverage_leaves_out_absent_classes(tmp_path: Path) -> None:
     told = texts(draw_coverage(COVERAGE, tmp_path / "a.png", "t"))
     assert "Crazing" in told and "Never seen" not in told
     assert f"exact: {COVERAGE.exact.mean_size:.3f} classes per image" in told
+
+
+def test_risk_coverage_tells_every_stated_risk(tmp_path: Path) -> None:
+    told = texts(draw_risk_coverage(SELECTION, tmp_path / "a.png", "t"))
+    for one in (SELECTION.chosen, *SELECTION.others):
+        assert f"at most {100 * one.max_risk:g} %: {100 * one.accepted.value:.1f} of 100" in told
+
+
+def test_risk_coverage_can_be_empty(tmp_path: Path) -> None:
+    none = judge_selection(Answers(np.full(400, np.nan), ANSWERS.wrong, ANSWERS.weights), FOLDS, 0.02, 0.8)
+    assert "at most 2 %: 0.0 of 100" in texts(draw_risk_coverage(none, tmp_path / "a.png", "t"))
 
 
 def test_verdict_bars_add_up(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image
 from support import PROJECT
-from support.evaluations import EVIL, make_evaluation, make_verdicts
+from support.evaluations import EVIL, make_evaluation, make_selection, make_verdicts
 from support.findings import draw, make_findings, make_geometry, make_validation
 
 from metal_defects.data.manifest import DataCard
@@ -24,6 +24,7 @@ from metal_defects.report.chapters import NEU_CLASSES
 from metal_defects.report.document import write_report
 from metal_defects.report.findings import Findings
 from metal_defects.report.parts import Album
+from metal_defects.trust.priors import Priors
 
 NOTE = "calibration and possible classes rest on 9 validation images."
 
@@ -75,8 +76,8 @@ def test_report_is_self_contained_and_its_pictures_decode(tmp_path: Path, found:
     draw(found.leaderboard_plot, 1150)
     page, text, _ = write(tmp_path, found)
     sources = page.values("src")
-    # Data 4, leaderboard 1 + 2 models of 2, tuning 2, tested 4, evaluation 8, variants 1; one image misjudged thrice.
-    assert len(sources) == 4 + 5 + 2 + 4 + 8 + 1 + 3
+    # Data 4, leaderboard 1 + 2 models of 2, tuning 2, tested 4, evaluation 9, variants 1; one image misjudged thrice.
+    assert len(sources) == 4 + 5 + 2 + 4 + 9 + 1 + 3
     for source in sources:
         kind, data = re.fullmatch(r"data:image/(png|jpeg);base64,(.+)", source).groups()
         with Image.open(io.BytesIO(base64.b64decode(data, validate=True))) as image:
@@ -116,10 +117,10 @@ def test_names_are_escaped(written: tuple[Page, str, str]) -> None:
         ("tuning", ("2 trials", "None beat the base model", "0.28", "learning rate", "0.001")),
         ("tested", ("97.5 % (87.1–99.6)", "validation")),
         ("cross_validation", ("97.5 %", "Labels that may be wrong", "90.0 %")),
-        ("calibration", ("1.12 % (0.56–2.24)", "0.42 % (0.21–0.84)", "temperature 0.8", "0.03")),
+        ("calibration", ("1.12 % (0.56–2.24)", "0.42 % (0.21–0.84)", "temperature 0.8", "0.03", "-0.1", "50.0 %")),
         ("conformal", ("Promised: 99.0 %", "97.5 % (87.1–99.6)", "0.0 %, 90.0 %, 10.0 %", "–")),
         ("guard", ("block_8", "97.5 % (87.1–99.6)", "98.6 % (92.5–99.8)", "1.2")),
-        ("verdicts", ("36", "out of fold", "50.0 %", "0.9")),
+        ("verdicts", ("36", "out of fold", "62.0 % (52.2–70.9)", "With these data 62 of 100", "1.0 %", "0.93", "0.9")),
         ("locator", ("97.2 % (90.4–99.2)", "0.700 (0.600–0.800)", "55.0 %", "Grad-CAM", "150 boxes in 72 images")),
         ("robustness", ("gaussian noise", "60.0 % (44.6–73.7)", "12.5 %", "dB SNR", "undamaged, 90.0 %")),
         ("learning_curve", ("all", "90.0 % (59.6–98.2)", "95.0 %")),
@@ -144,15 +145,43 @@ def test_first_page_tells_the_figures_that_matter(written: tuple[Page, str, str]
         "It names 97.5 of 100 images rightly; it accepts 90 of 100 by itself, and of those 1 was wrong.",
         "1 of 36 in cross-validation",
         "90 accepted: the answer can be used",
+        "With these data 62 of 100 can be accepted, at most 0.5 % of them wrong (at 1 %: 75; at 5 %: 96).",
     ):
         assert expected in page.words, expected
     assert "Wrong among the accepted: 2.8 of 100 (95 % interval 0.5 to 14.2" in card
     assert "Known surfaces pass the guard: 98.6 of 100 (95 % interval 92.5 to 99.8; held-out images" in card
     assert "out of fold 97.5 (87.1 to 99.6)" in card
+    assert "| 1.0 % | 75.0 % (65.7–82.5) | 0.0 % (0.0–4.9) |" in card
     assert "Heat maps point at the defect: 97.2 of 100" in card
     assert "Gap between confidence and truth: 0.42 points (95 % interval 0.21 to 0.84" in card
     for style in VERDICTS.values():
         assert f"--{style.name}: {style.colour};" in text and f"{style.title}</b>: {style.advice}" in text
+
+
+@pytest.mark.parametrize(
+    ("parts", "expected"),
+    [
+        (
+            {"is_shown": False, "accepted": share(31, 60)},
+            "With these data 51.7 of 100 can be accepted, at most 0.5 % of them wrong (at 1 %: 75; at 5 %: 96). "
+            "Counting cannot show 0.5 % here: the 200 most confident answers would have to be right, of 100 in all. "
+            "What is accepted rests on the calibrated confidence instead.",
+        ),
+        (
+            {"is_shown": False, "threshold": None, "accepted": share(0, 60), "wrong": None},
+            "With these data nothing can be accepted if at most 0.5 % of it may be wrong (at 1 %: 75; at 5 %: 96). "
+            "Counting cannot show 0.5 % here: the 200 most confident answers would have to be right, of 100 in all.",
+        ),
+    ],
+)
+def test_a_promise_that_cannot_be_shown_is_told(tmp_path: Path, parts: dict[str, Any], expected: str) -> None:
+    evaluation = make_evaluation(
+        selection=make_selection(**parts), priors=Priors(training=(0.5, 0.5), served=(0.99, 0.01))
+    )
+    page, text, card = write(tmp_path, make_findings(tmp_path, evaluation=evaluation))
+    assert expected in page.words and expected in card
+    assert "those of the mix of classes in the settings" in card
+    assert "Images count by the mix of classes" in find_chapter(text, "calibration")
 
 
 def test_network_trained_as_a_whole_is_judged_by_its_test_images(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from metal_defects.trust.answer import AnswerParts, answer_in_batches, build_answer_model, call_by_name
-from metal_defects.trust.calibration import apply_temperature
+from metal_defects.trust.calibration import Scaling
 
 if TYPE_CHECKING:
     import keras
@@ -40,20 +40,22 @@ def build_classifier(kind: str) -> "keras.Model":
 def test_the_classifier_is_left_as_it_was(kind: str) -> None:
     model = build_classifier(kind)
     before, weights = np.asarray(model(IMAGES)), [one.copy() for one in model.get_weights()]
-    expected = apply_temperature(np.log(before), 2.0)
+    scaling = Scaling(temperature=2.0, bias=(0.5, 0.0, -0.5))
+    expected = scaling.apply(np.log(before))
     for _ in range(2):
-        answer = build_answer_model(model, AnswerParts(temperature=2.0))
+        answer = build_answer_model(model, AnswerParts(scaling))
         found = np.asarray(answer(IMAGES))
         np.testing.assert_allclose(found, expected, atol=1e-5)
-    assert np.abs(before - expected).max() > 1e-3, "the temperature must be seen"
+    assert np.abs(before - expected).max() > 1e-3, "the scaling must be seen"
     np.testing.assert_array_equal(np.asarray(model(IMAGES)), before)
     assert all(np.array_equal(*pair) for pair in zip(model.get_weights(), weights, strict=True))
 
 
 def test_parts_come_back_from_their_file(tmp_path: Path) -> None:
-    AnswerParts(temperature=1.25).save(tmp_path / "parts.npz")
-    parts = AnswerParts.load(tmp_path / "parts.npz")
-    assert (parts.temperature, parts.guard, parts.locator) == (1.25, None, None)
+    for scaling in (Scaling(temperature=1.25), Scaling(temperature=0.7, bias=(0.1, -0.1))):
+        AnswerParts(scaling).save(tmp_path / "parts.npz")
+        parts = AnswerParts.load(tmp_path / "parts.npz")
+        assert (parts.scaling, parts.guard, parts.locator) == (scaling, None, None)
     assert parts.outputs == ("probabilities",)
 
 

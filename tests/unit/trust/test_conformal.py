@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metal_defects.log import logger
-from metal_defects.trust.calibration import apply_temperature
+from metal_defects.trust.calibration import Scaling
 from metal_defects.trust.conformal import ClassCoverage, fit_conformal, judge_coverage, prediction_sets
 
 NAMES = ["Left", "Right", "Even", "Odd"]
@@ -16,7 +16,7 @@ NAMES = ["Left", "Right", "Even", "Odd"]
 
 def draw(count: int, seed: int, sharpness: float = 1.0, classes: int = 4) -> tuple[np.ndarray, np.ndarray]:
     random = np.random.default_rng(seed)
-    probabilities = apply_temperature(random.normal(0, 2, (count, classes)), 1 / sharpness)
+    probabilities = Scaling(temperature=1 / sharpness).apply(random.normal(0, 2, (count, classes)))
     labels = (random.random(count)[:, None] > probabilities.cumsum(axis=1)).sum(axis=1)
     return probabilities, np.minimum(labels, classes - 1)
 

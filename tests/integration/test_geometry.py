@@ -16,7 +16,7 @@ LOAD_TENSORFLOW = (
     "import runpy, sys\ntry:\n    runpy.run_path('main.py', run_name='__main__')\n"
     "finally:\n    print('LOADED', 'tensorflow' in sys.modules, file=sys.stderr)\n"
 )
-PER_CLASS, SIDE = 60, 120
+PER_CLASS, SIDE = 120, 120
 AUTO = ("data_preprocessing.image_size=96", "data_preprocessing.fit=auto")
 
 

@@ -8,6 +8,7 @@ from PIL import Image
 
 from metal_defects import artifacts as a
 from metal_defects.config import ImageSchema
+from metal_defects.data.geometry import CandidateScore, Geometry
 from metal_defects.data.manifest import ImageRow, LeftOut, ManifestRow, NamedBox, SourceCard
 from metal_defects.data.validation import (
     BalanceCheck,
@@ -111,6 +112,7 @@ def make_findings(artifacts: Path, **parts: Any) -> Findings:
         "validation": make_validation(),
         "manifest": manifest,
         "quarantine": (LeftOut(path=EVIL, reason="empty", detail=EVIL),),
+        "geometry": make_geometry(),
         "images": images,
         "leaderboard": Leaderboard(data=CLEAN, rule=EVIL, models=(_base("toy", EVIL), _base("other", "Other"))),
         "tuned": _tuned(),
@@ -131,6 +133,17 @@ def make_findings(artifacts: Path, **parts: Any) -> Findings:
     found = Findings(**findings | parts)
     _leave_pictures(found)
     return found
+
+
+def make_geometry() -> Geometry:
+    figures = {"standard_error": 0.02, "accuracy": 0.9}
+    stretch = CandidateScore(fit="stretch", image_size=224, log_loss=0.4, difference=0.1, relative_cost=1.0, **figures)
+    letterbox = CandidateScore(
+        fit="letterbox", image_size=224, log_loss=0.3, difference=0.0, relative_cost=1.0, **figures
+    )
+    candidates = (stretch, letterbox)
+    chosen = {"fit": "letterbox", "image_size": 224, "reason": EVIL}
+    return Geometry(**chosen, images=40, backbone=EVIL, candidates=candidates)
 
 
 def _base(name: str, title: str) -> BaseResult:
@@ -265,6 +278,7 @@ def write_findings(artifacts: Path, found: Findings) -> None:
     for artifact, record in (
         (a.SOURCE, found.source),
         (a.VALIDATION, found.validation),
+        (a.GEOMETRY, found.geometry),
         (a.LEADERBOARD, found.leaderboard),
         (a.TUNED_METRICS, found.tuned),
         (a.EVALUATION, found.evaluation),

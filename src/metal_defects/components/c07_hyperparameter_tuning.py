@@ -105,7 +105,7 @@ def run(ctx: StageContext) -> None:
         test=metrics["test"],
     )
     write_record(ctx.out / TUNED_METRICS.file, result)
-    write_record(ctx.out / TUNED_CARD.file, _make_card(ctx, result, images.classes))
+    write_record(ctx.out / TUNED_CARD.file, _make_card(ctx, result))
     logger.info("   tuned %s: test %s", entry.title, format_accuracy(result.test))
 
 
@@ -137,7 +137,7 @@ def _fine_tune(
     rows = [[known[row.source] for row in images.select(split)] for split in ("train", "valid")]
     make_callbacks = partial(build_callbacks, ctx.setting("callbacks"))
     folder = ctx.out / "fine_tuning"
-    tuned, result = try_fine_tuning(trainer, frozen, accuracy, rows, images.classes, make_callbacks, folder, ctx.resume)
+    tuned, result = try_fine_tuning(trainer, frozen, accuracy, rows, make_callbacks, folder, ctx.resume)
     logger.info("   fine-tuning: %s", result.reason)
     if tuned is None:
         return None, result
@@ -178,15 +178,17 @@ def _evaluate(folder: Path, snapshots: Path, images: LabelledImages, title: str)
     }
 
 
-def _make_card(ctx: StageContext, result: TunedResult, classes: tuple[str, ...]) -> TunedCard:
+def _make_card(ctx: StageContext, result: TunedResult) -> TunedCard:
     """What prediction needs beside the weights."""
+    labels = ctx.read(LABELS, ClassLabels)
     return TunedCard(
         data=result.data,
         model=result.title,
         weights=result.weights,
-        classes=classes,
-        image_size=ctx.setting("data_preprocessing.image_size"),
+        classes=labels.classes,
+        image_size=labels.image_size,
         resize=ctx.setting("data_preprocessing.resize"),
+        fit=labels.fit,
         limits=ctx.setting("image"),
         hyperparameters=result.hyperparameters,
         fine_tuned=result.fine_tuning is not None and result.fine_tuning.kept,

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from metal_defects.config import ImageSchema, Resize, ViewKind
+from metal_defects.config import FitMode, ImageSchema, Resize, ViewKind
 from metal_defects.data.manifest import DataCard
 from metal_defects.metrics import SplitMetrics
 from metal_defects.records import Record
@@ -200,6 +200,7 @@ class TunedCard(Record):
     classes: tuple[str, ...]
     image_size: int
     resize: Resize
+    fit: FitMode = "stretch"
     limits: ImageSchema
     hyperparameters: Hyperparameters
     fine_tuned: bool = False

@@ -31,7 +31,7 @@ USUAL_SIDE, LARGER_SIDE = 224, 320
 WORTH_SHOWING = 0.9
 FAR_FROM_SQUARE, FAR_SHARE = 1.15, 0.05
 MOST_IMAGES, SURE_PER_CLASS, FOLDS = 400, 8, 5
-STRENGTH = 0.03  # C of the convex head: features are many, images few
+PENALTY = 0.03  # l2 of the convex head: features are many, images few
 
 
 class UnmeasurableError(Exception):
@@ -152,7 +152,7 @@ def measure_candidates(
         for candidate in same:
             features = _extract(run, sample, candidate, read)
             judged = out_of_fold(
-                features[None], labels, groups, fit_convex_head(STRENGTH), FOLDS, 1, seed, f"Judging {candidate.title}"
+                features[None], labels, groups, fit_convex_head(PENALTY), FOLDS, 1, seed, f"Judging {candidate.title}"
             )
             shares.append(judged.mean_probabilities)
     return Answers(labels, groups, np.stack(shares), REFERENCE.title)

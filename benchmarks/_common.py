@@ -21,7 +21,7 @@ from metal_defects.artifacts import IMAGES, LOADER, MANIFEST, MODELS, Artifact
 from metal_defects.components.c05_callbacks import build_callbacks
 from metal_defects.config import Settings, load_settings
 from metal_defects.data.manifest import SPLITS, ImageRow, ManifestRow
-from metal_defects.data.snapshots import load_class_labels, load_labels
+from metal_defects.data.snapshots import ClassLabels, load_class_labels, load_labels
 from metal_defects.errors import UserError
 from metal_defects.files import write_json
 from metal_defects.log import console, library_noise_to
@@ -83,9 +83,14 @@ class Workspace:
         return self.settings.config.paths.artifacts / LOADER
 
     @cached_property
+    def labels(self) -> ClassLabels:
+        """Classes and shape of the images."""
+        return load_class_labels(self.snapshots)
+
+    @cached_property
     def classes(self) -> tuple[str, ...]:
         """Names."""
-        return load_class_labels(self.snapshots).classes
+        return self.labels.classes
 
     @cached_property
     def known(self) -> Known:
@@ -102,7 +107,7 @@ class Workspace:
         params = self.settings.params
         return Training(
             seed=params.seed,
-            image_size=params.data_preprocessing.image_size,
+            image_size=self.labels.image_size,
             builder=params.model_builder,
             training=params.training,
             snapshots=self.snapshots,

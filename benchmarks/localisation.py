@@ -25,6 +25,7 @@ from _common import (
 )
 
 from metal_defects.config import load_settings
+from metal_defects.data.geometry import Frame
 from metal_defects.data.manifest import SPLITS
 from metal_defects.errors import UserError
 from metal_defects.evaluation.tuned_run import read_images
@@ -75,7 +76,9 @@ def main(
     machine, chosen_seeds = describe_machine(), parse_seeds(seeds)
     with workspace(STAGES[:4], use_data(data), *use_model(model)) as place:
         known, side = place.known, place.training.image_size
-        labels, boxes = known.labels, [row.box_shares for row in known.rows]
+        frames = [Frame.of(row.width, row.height, side, place.labels.fit) for row in known.rows]
+        boxes = [frame.to_square(row.box_shares) for frame, row in zip(frames, known.rows, strict=True)]
+        labels = known.labels
         if not any(map(len, boxes)):
             raise UserError(f"--data must hold images with boxes (Pascal VOC files). Got none in {data}.")
         images = read_images(place.snapshots, *SPLITS)

@@ -76,8 +76,7 @@ class Bench:
     @cached_property
     def pixels(self) -> np.ndarray:
         """uint8 (64, side, side, 3): ready for the graph."""
-        card = self.predictor.bundle.card.input
-        prepare = Preprocessor(card.image_size, card.resize, self.predictor.bundle.limits)
+        prepare = Preprocessor(**dict(self.predictor.bundle.card.input))
         return np.stack([prepare(path) for path in self.spread(64)])
 
     def spread(self, count: int) -> list[Path]:

@@ -148,8 +148,8 @@ def _read_logits(head: "keras.Model", features: np.ndarray) -> np.ndarray:
 
 def _make_reader(place: Workspace, trainer: FrozenTrainer) -> Callable[[Iterable[Path | np.ndarray]], np.ndarray]:
     """A function from images to their features, (images, columns); images that cannot be read are told and left out."""
-    params = place.settings.params.data_preprocessing
-    prepare = Preprocessor(params.image_size, params.resize, place.settings.data_schema.image)
+    resize, schema = place.settings.params.data_preprocessing.resize, place.settings.data_schema
+    prepare = Preprocessor(place.labels.image_size, resize, schema.image, place.labels.fit)
     model = build_feature_model(trainer.backbone, trainer.network, trainer.backbone.taps)
     run: Engine = fastest_engine(model, place.scratch)[1]
 

@@ -49,6 +49,7 @@ VALIDATION = Artifact(INGESTION, "validation_report.json", "what the checks of t
 
 IMAGES = Artifact(PREPROCESSING, "images.csv", "every preprocessed image")
 PREPROCESSED = Artifact(PREPROCESSING, ".", "the preprocessed images", known_by=("images.csv",))
+GEOMETRY = Artifact(PREPROCESSING, "geometry.json", "how images become squares, and why")
 PREPROCESSOR = Artifact(PREPROCESSING, "pre_processor.joblib", "the preprocessing as an object, for other programs")
 DATA_PLOTS = Artifact(PREPROCESSING, "plots", "plots to get to know the data")
 

@@ -34,10 +34,12 @@ SplitName = Literal["train", "valid", "test"]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
+ImageSize = Annotated[int, Field(ge=64, le=1024, multiple_of=32)]
 Range = Annotated[tuple[float, float], Field(description="low and high")]
 # Shares that people write are rounded.
 SUM_TOLERANCE = 0.01
 Resize = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+FitMode = Literal["stretch", "letterbox"]
 # Of networks that are trained step by step, where nothing else is asked for.
 USUAL_L2 = 1e-4
 Duplicates = Literal["overlap", "near", "exact", "off"]
@@ -176,7 +178,8 @@ class DataIngestionParams(_Frozen):
 
 
 class DataPreprocessingParams(_Frozen):
-    image_size: Annotated[int, Field(ge=64, le=1024, multiple_of=32)]
+    fit: Literal["auto"] | FitMode
+    image_size: Literal["auto"] | ImageSize
     resize: Resize
 
 

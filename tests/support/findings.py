@@ -8,6 +8,7 @@ from PIL import Image
 
 from metal_defects import artifacts as a
 from metal_defects.config import ImageSchema
+from metal_defects.data.geometry import CandidateScore, Geometry
 from metal_defects.data.manifest import ImageRow, LeftOut, ManifestRow, NamedBox, SourceCard
 from metal_defects.data.validation import (
     BalanceCheck,
@@ -37,7 +38,7 @@ from support.evaluations import (
     make_probabilities,
     make_split_metrics,
 )
-from support.model_results import make_trial
+from support.model_results import make_gap, make_trial
 
 
 def make_validation(**parts: Any) -> ValidationReport:
@@ -112,6 +113,7 @@ def make_findings(artifacts: Path, **parts: Any) -> Findings:
         "validation": make_validation(),
         "manifest": manifest,
         "quarantine": (LeftOut(path=EVIL, reason="empty", detail=EVIL),),
+        "geometry": make_geometry(),
         "images": images,
         "leaderboard": Leaderboard(data=CLEAN, rule=EVIL, models=(_base("toy", EVIL), _base("other", "Other"))),
         "tuned": make_tuned(),
@@ -132,6 +134,17 @@ def make_findings(artifacts: Path, **parts: Any) -> Findings:
     found = Findings(**findings | parts)
     _leave_pictures(found)
     return found
+
+
+def make_geometry() -> Geometry:
+    figures = {"standard_error": 0.02, "accuracy": 0.9}
+    stretch = CandidateScore(fit="stretch", image_size=224, log_loss=0.4, difference=0.1, relative_cost=1.0, **figures)
+    letterbox = CandidateScore(
+        fit="letterbox", image_size=224, log_loss=0.3, difference=0.0, relative_cost=1.0, **figures
+    )
+    candidates = (stretch, letterbox)
+    chosen = {"fit": "letterbox", "image_size": 224, "reason": EVIL}
+    return Geometry(**chosen, images=40, backbone=EVIL, candidates=candidates)
 
 
 def _base(name: str, title: str) -> BaseResult:
@@ -160,8 +173,8 @@ def make_trials() -> tuple[Trial, ...]:
     return (
         make_trial(0),
         make_trial(1, gmacs=0.28, params={"taps": "early"}),
-        make_trial(2, **compared, behind=0.0, behind_error=0.0),
-        make_trial(3, **compared, behind=0.0123, behind_error=0.0456, gmacs=0.28, params={"taps": "early"}),
+        make_trial(2, **compared, gap=make_gap(0.0, 0.0)),
+        make_trial(3, **compared, gap=make_gap(0.0123, 0.0456), gmacs=0.28, params={"taps": "early"}),
         make_trial(4, first_look=False, status="FAILED", score=None, accuracy=None, images=None, seconds=None),
     )
 
@@ -293,6 +306,7 @@ def write_findings(artifacts: Path, found: Findings) -> None:
     for artifact, record in (
         (a.SOURCE, found.source),
         (a.VALIDATION, found.validation),
+        (a.GEOMETRY, found.geometry),
         (a.LEADERBOARD, found.leaderboard),
         (a.TUNED_METRICS, found.tuned),
         (a.EVALUATION, found.evaluation),

@@ -6,7 +6,7 @@ import numpy as np
 
 from metal_defects.data.manifest import DataCard
 from metal_defects.metrics import Metrics, SplitMetrics, classification_metrics
-from metal_defects.models.results import BaseResult, Trial
+from metal_defects.models.results import BaseResult, Gap, Trial
 
 DATA = DataCard(kind="path", notice=None)
 
@@ -55,3 +55,8 @@ def make_trial(number: int, **changes: Any) -> Trial:
         "message": "",
     }
     return Trial(**usual | changes)
+
+
+def make_gap(loss: float, error: float) -> Gap:
+    """How far a trial is above the lowest loss; of its accuracy nothing is said."""
+    return Gap(loss=loss, loss_error=error, accuracy=0.0, accuracy_error=0.0)

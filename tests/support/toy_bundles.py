@@ -13,6 +13,8 @@ from metal_defects.metrics import SplitMetrics
 
 COLOURS = ("Red", "Green", "Blue")
 SIDE = 64
+CELLS = 8
+LOCATED = {"kind": "boxes", "threshold": 0.5, "box_threshold": 0.5}
 LIMITS = {"formats": ["BMP", "JPEG", "PNG", "TIFF"], "min_side": 16, "max_side": 512, "max_bytes": 1_000_000}
 CERTAIN = {"value": 1.0, "low": 0.9, "high": 1.0, "n": 36}
 PARITY = {
@@ -81,12 +83,38 @@ def make_graph(side: int = SIDE, classes: int = len(COLOURS), sharpness: float =
     return model.SerializeToString()
 
 
+def locate_red(graph: bytes) -> bytes:
+    """The graph of `make_graph` with a heat map: how red each of 8 x 8 cells is, float [N, 8, 8] in [0, 1]."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    model = onnx.load_from_string(graph)
+    size = SIDE // CELLS
+    constants = {"red": [0], "cells": [0, CELLS, size, CELLS, size], "inner": [2, 4]}
+    model.graph.initializer.extend(numpy_helper.from_array(np.array(value), name) for name, value in constants.items())
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(255), "white"))
+    model.graph.node.extend(
+        [
+            helper.make_node("Gather", ["float", "red"], ["plane"], axis=3),
+            helper.make_node("Reshape", ["plane", "cells"], ["blocks"]),
+            helper.make_node("ReduceMean", ["blocks", "inner"], ["grey"], keepdims=0),
+            helper.make_node("Div", ["grey", "white"], ["heat_map"]),
+        ]
+    )
+    model.graph.output.append(helper.make_tensor_value_info("heat_map", TensorProto.FLOAT, ["N", CELLS, CELLS]))
+    return model.SerializeToString()
+
+
 def write_bundle(folder: Path, **changes: Any) -> Path:
-    """Write a bundle with the variants float32 and int8; `changes` replace fields of bundle.json."""
+    """Write a bundle with the variants float32 and int8; `changes` replace fields of bundle.json.
+
+    With a locator among them the graphs have a heat map.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     variants = {}
     for name, file, sharpness in (("float32", "model.onnx", 0.05), ("int8", "model.int8.onnx", 0.04)):
         graph = make_graph(sharpness=sharpness)
+        graph = locate_red(graph) if changes.get("locator") else graph
         (folder / file).write_bytes(graph)
         variants[name] = {
             "file": file,
@@ -126,6 +154,21 @@ def paint(colour: str, side: int = 80, seed: int = 0) -> np.ndarray:
     noise = np.random.default_rng(seed).integers(0, 120, (side, side, 3), dtype=np.uint8)
     noise[..., COLOURS.index(colour)] += 100
     return noise
+
+
+def write_locating_bundle(folder: Path, fit: str) -> Path:
+    """A bundle that finds what is red in an image, which it makes square in the way that `fit` says."""
+    return write_bundle(
+        folder, locator=LOCATED, input={"image_size": SIDE, "resize": "bilinear", "limits": LIMITS, "fit": fit}
+    )
+
+
+def paint_spot() -> tuple[np.ndarray, tuple[float, float, float, float]]:
+    """An image four times as wide as high with a red spot at its upper edge, uint8 (48, 192, 3), and the spot's box."""
+    pixels = np.zeros((48, 192, 3), np.uint8)
+    pixels[..., 2] = 200
+    pixels[:24, 48:96] = 255, 0, 0
+    return pixels, (0.25, 0.0, 0.5, 0.5)
 
 
 def save(path: Path, pixels: np.ndarray) -> Path:

@@ -18,10 +18,13 @@ from PIL import Image
 from support import PROJECT
 
 from metal_defects.errors import UserError
+from metal_defects.metrics import Metrics, classification_metrics
 
 NOTEBOOK = PROJECT / "research" / "research.ipynb"
 SCRIPTS = (
     "benchmarks/acceptance.py",
+    "benchmarks/any_surface.py",
+    "benchmarks/plain_command.py",
     "benchmarks/cross_validation.py",
     "benchmarks/head_speed.py",
     "benchmarks/leakage.py",
@@ -126,6 +129,131 @@ def test_known_images_follow_the_order_of_the_splits(load: Callable[[str], Modul
     assert [row.path for row in known.rows] == ["b.png", "c.png", "a.png"]
     assert known.groups.tolist() == ["a.png", "c.png", "a.png"]
     assert known.labels.tolist() == [0, 0, 0]
+
+
+# --- drawn sets ------------------------------------------------------------------------------
+
+
+def test_twenty_sets_are_different_and_small_enough(load: Callable[[str], ModuleType]) -> None:
+    sets = load("_drawn_sets").DRAWN_SETS
+    assert len({drawn.name for drawn in sets}) == len(sets) == 20
+    for drawn in sets:
+        # Fewer than 3 training images of a class and the validation part, a tenth of them, could not be had.
+        assert min(drawn.counts.values()) >= 3 and sum(drawn.counts.values()) <= 350
+        assert 190 <= sum(drawn.test_counts.values()) <= 210 and min(drawn.test_counts.values()) >= 5
+    few = [drawn for drawn in sets if set(drawn.counts.values()) == {8}]
+    rare = [drawn for drawn in sets if max(drawn.counts.values()) == 100 * min(drawn.counts.values())]
+    many = [drawn for drawn in sets if len(drawn.counts) == 20]
+    good = [drawn for drawn in sets if drawn.counts.get("good", 0) == 0.7 * sum(drawn.counts.values())]
+    assert len(few) >= 2 and len(rare) >= 2 and len(many) >= 2 and len(good) == 1
+
+
+def test_share_of_wrong_labels_is_that_of_the_set_and_the_test_has_none(load: Callable[[str], ModuleType]) -> None:
+    module = load("_drawn_sets")
+    for drawn in module.DRAWN_SETS:
+        planned = module.plan_set(drawn, seed=3)
+        wrong = [one for one in planned if one.shown != one.folder]
+        assert {one.part for one in wrong} <= {"train"}
+        assert len(wrong) == round(drawn.wrong_labels * sum(drawn.counts.values()))
+        assert len({one.path for one in planned}) == len(planned)
+        for part, counts in (("train", drawn.counts), ("test", drawn.test_counts)):
+            shown = [one.shown for one in planned if one.part == part]
+            assert {name: shown.count(name) for name in counts} == dict(counts)
+    assert sum(drawn.wrong_labels > 0 for drawn in module.DRAWN_SETS) >= 2
+
+
+def test_drawings_repeat_with_the_seed_and_no_two_are_equal(
+    load: Callable[[str], ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = load("_drawn_sets")
+    monkeypatch.setattr(module, "TEST_IMAGES", 0)
+    few = next(drawn for drawn in module.DRAWN_SETS if drawn.name == "mixed_sizes")
+    small = module.DrawnSet(few.name, dict.fromkeys(few.counts, 4), few.draw, wrong_labels=0.2)
+    written = []
+    for number, seed in enumerate((0, 0, 1)):
+        root = tmp_path / str(number)
+        module.write_set(root, small, seed)
+        written.append({path.relative_to(root): path.read_bytes() for path in root.rglob("*.png")})
+    assert written[0] == written[1] != written[2]
+    assert len(set(written[0].values())) == len(written[0]) == 20 + 25
+    sizes = {Image.open(io.BytesIO(data)).size for data in written[0].values()}
+    assert sizes == {(width, height) for height, width in module.PARTS}
+
+
+@pytest.mark.parametrize("kind", ["spot", "ring", "line", "double", "cross", "glint", "dent", "bulge", "wave"])
+def test_a_mark_has_the_size_it_was_asked_for(load: Callable[[str], ModuleType], kind: str) -> None:
+    module = load("_drawn_sets")
+    assert set(module.MARKS) >= {kind}
+    scene = module.Scene(size=(8, 8), contrast=(100, 100), grain=0, noise=0)
+    levels = scene(np.random.default_rng(4), kind)
+    rows, columns = np.nonzero(abs(levels - np.median(levels)) > 15)
+    # A smooth one fades out beyond its size.
+    most = 8 if kind in ("spot", "ring", "line", "double", "cross", "glint") else 20
+    assert 2 <= max(np.ptp(rows), np.ptp(columns)) + 1 <= most + 2
+    good = scene(np.random.default_rng(4), "good")
+    assert np.ptp(good) == 0
+
+
+def test_colour_alone_tells_the_stains(load: Callable[[str], ModuleType]) -> None:
+    module = load("_drawn_sets")
+    drawn = next(drawn for drawn in module.DRAWN_SETS if drawn.name == "colour_alone")
+    means = {kind: drawn.draw(np.random.default_rng(1), kind).mean(axis=(0, 1)) for kind in drawn.counts}
+    assert means["rust"].argmax() == 0 and means["heat"].argmax() == 2 and means["oil"].argmin() == 2
+    assert np.ptp(means["good"]) < np.ptp(means["oil"]) / 5
+
+
+# --- single recipes --------------------------------------------------------------------------
+
+
+def test_columns_of_a_pooling_are_those_of_its_taps(load: Callable[[str], ModuleType]) -> None:
+    choose = load("_single_recipes").choose_columns
+    taps = [slice(0, 4), slice(10, 16)]
+    assert choose(taps, "mean").tolist() == [0, 1, 10, 11, 12]
+    assert choose(taps, "mean and variance").tolist() == [0, 1, 2, 3, 10, 11, 12, 13, 14, 15]
+
+
+def test_regression_in_the_span_of_the_rows_answers_the_same(load: Callable[[str], ModuleType]) -> None:
+    module = load("_single_recipes")
+    random = np.random.default_rng(0)
+    labels = np.arange(30) % 3
+    rows = random.standard_normal((30, 50)) + labels[:, None] * np.linspace(0, 1, 50)
+    tested = random.standard_normal((10, 50)) + 1
+    recipe = module.Recipe("all", "mean", 0, 0.3, True)
+    spanned = module.regress(*_with_labels(module.project(rows, tested), labels), recipe, 4)
+    deviation = rows.std(axis=0)
+    whole = ((part - rows.mean(axis=0)) / deviation for part in (rows, tested))
+    plain = module.regress(*_with_labels(tuple(whole), labels), recipe, 4)
+    assert spanned.shape == (10, 4) and not spanned[:, 3].any()
+    np.testing.assert_allclose(spanned, plain, atol=2e-3)
+
+
+def _with_labels(pair: tuple[np.ndarray, np.ndarray], labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return pair[0], labels, pair[1]
+
+
+def test_summary_names_failures_and_sets_that_stay_below(load: Callable[[str], ModuleType]) -> None:
+    module, labels = load("any_surface"), np.arange(200) % 2
+
+    def judge(wrong: int) -> Metrics:
+        answers = np.where(np.arange(200) < wrong, 1 - labels, labels)
+        return classification_metrics(labels, np.eye(2)[answers] * 0.8 + 0.1, ("a", "b"))
+
+    good, poor = (load("_single_recipes").Recipe("all", pooling, 0, 0.3, False) for pooling in ("mean", "other"))
+    recipes = ((good, judge(2)), (poor, judge(9)))
+    drawn = load("_drawn_sets").DRAWN_SETS
+    outcomes = [
+        module.Outcome(drawn[0], 1.0, None, judge(4), recipes),
+        module.Outcome(drawn[1], 1.0, None, judge(5), recipes),
+        module.Outcome(drawn[2], 1.0, "exit code 1: No."),
+    ]
+    assert [one.images_below for one in outcomes[:2]] == [2, 3]
+    notes = module.summarise(outcomes)
+    assert notes[:2] == ["Failed runs: 1 of 3.", "many_classes: exit code 1: No."]
+    # 2 of 200 images are the point that is allowed.
+    assert "few_defects 1.5 (3); 1 of 2 sets" in notes[2] and "few_textures" not in notes[2]
+    assert good.title in notes[3] and "program 97.75 %" in notes[3] and "99.00 %" in notes[3]
+    rows = list(module.list_rows(outcomes))
+    assert {len(row) for row in rows} == {len(module.COLUMNS)} and len(rows) == 2 * 3 + 1
 
 
 # --- options ---------------------------------------------------------------------------------

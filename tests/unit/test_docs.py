@@ -50,7 +50,7 @@ def test_a_setting_shows_its_type_its_range_and_its_comment(generate: ModuleType
     default, allowed, meaning = rows["data_ingestion.max_quarantined_share"]
     assert (default, allowed) == ("`0.05`", "number, ≥ 0, ≤ 1")
     assert meaning == "more unusable files than this and the stage stops"
-    assert rows["data_preprocessing.image_size"][1] == "whole number, ≥ 64, ≤ 1024, multiple of 32"
+    assert rows["data_preprocessing.image_size"][1] == "`auto` or whole number, ≥ 64, ≤ 1024, multiple of 32"
     assert rows["data.path"][1] == "path or `null`"
 
 

@@ -57,8 +57,7 @@ def _show_picture(row: Row, visit: Visit, predictor: Predictor) -> None:
 def _get_occlusion(row: Row, visit: Visit, predictor: Predictor) -> np.ndarray:
     if row.digest not in visit.occlusions:
         with st.spinner(f"Hiding {GRID * GRID} patches, one at a time …"):
-            pixels = load_preview(row, predictor.bundle)
-            visit.occlusions[row.digest] = measure_heat(predictor, pixels, row.prediction.label)
+            visit.occlusions[row.digest] = measure_heat(predictor, load_preview(row), row.prediction.label)
     return visit.occlusions[row.digest]
 
 

@@ -129,7 +129,8 @@ def _list_limits(bundle: Bundle) -> Iterator[str]:
     yield "It was measured on images like those it learnt from. Another line, camera or light can lower every figure."
     yield "It sees one label per image; where two defects meet, it names one."
     side = bundle.image_size
-    yield f"Every image is scaled to {side} × {side} pixels: what is thinner than a pixel then is lost."
+    kept = "" if bundle.card.input.fit == "stretch" else " and keeps its shape"
+    yield f"Every image is scaled to {side} × {side} pixels{kept}: what is thinner than a pixel then is lost."
     yield (
         f"Accepted: {', '.join(limits.formats)}; {limits.min_side} to {limits.max_side:,} pixels a side; "
         f"{limits.max_bytes / 1e6:.0f} MB at most."

@@ -12,9 +12,8 @@ import numpy as np
 from PIL import Image
 
 from metal_defects.app.intake import Item
-from metal_defects.data.imaging import ImageError, decode_image, require_pixels, resize_image
+from metal_defects.data.imaging import ImageError, decode_image, require_pixels
 from metal_defects.inference.answer import Failure, Prediction
-from metal_defects.inference.bundle import Bundle
 from metal_defects.inference.predictor import Predictor
 from metal_defects.log import logger
 
@@ -71,9 +70,9 @@ def score(
         yield result
 
 
-def load_preview(row: Row, bundle: Bundle) -> np.ndarray:
-    """uint8 (image_size, image_size, 3) of the stored preview."""
-    return _resize(np.asarray(Image.open(BytesIO(row.preview)).convert("RGB")), bundle)
+def load_preview(row: Row) -> np.ndarray:
+    """uint8 (H, W, 3) of the stored preview."""
+    return np.asarray(Image.open(BytesIO(row.preview)).convert("RGB"))
 
 
 def make_thumbnail(image: Image.Image) -> str:
@@ -92,16 +91,12 @@ def _score_one(item: Item, predictor: Predictor, known: Mapping[str, Row], max_p
         return replace(row, prediction=row.prediction.model_copy(update={"name": item.name}))
     require_pixels(data, max_pixels, item.name)
     image = decode_image(data, predictor.bundle.limits)
-    answer, heat_map = predictor.explain(_resize(image, predictor.bundle), item.name)
+    answer, heat_map = predictor.explain(image, item.name)
     milliseconds = round(1000 * (time.perf_counter() - start), 3)
     preview = _make_preview(image)
     height, width = image.shape[:2]
     answer = answer.model_copy(update={"milliseconds": milliseconds})
     return Row(answer, digest, make_thumbnail(preview), _encode(preview, 90), width, height, heat_map)
-
-
-def _resize(image: np.ndarray, bundle: Bundle) -> np.ndarray:
-    return resize_image(image, bundle.image_size, bundle.card.input.resize)
 
 
 def _make_preview(image: np.ndarray) -> Image.Image:

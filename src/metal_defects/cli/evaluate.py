@@ -97,6 +97,7 @@ def _adapt(settings: Settings, found: "ImageSet", per_class: int, log_file: Path
     """
     try:
         from metal_defects.data.imaging import Preprocessor
+        from metal_defects.data.snapshots import load_class_labels
         from metal_defects.evaluation.adaptation import adapt_to
         from metal_defects.models.results import ModelList, TunedResult
         from metal_defects.models.training import Training
@@ -109,8 +110,9 @@ def _adapt(settings: Settings, found: "ImageSet", per_class: int, log_file: Path
             f"--adapt needs a run of your own; the shipped bundle is not enough: `python main.py`. Got {run}."
         )
     entry = read_record(run / MODELS.name, ModelList).find(read_record(metrics, TunedResult).name)
-    size, resize = params.data_preprocessing.image_size, params.data_preprocessing.resize
-    prepare = Preprocessor(size, resize, settings.data_schema.image)
+    labels = load_class_labels(run / LOADER)
+    resize, size = params.data_preprocessing.resize, labels.image_size
+    prepare = Preprocessor(size, resize, settings.data_schema.image, labels.fit)
     training = Training(
         seed=params.seed,
         image_size=size,

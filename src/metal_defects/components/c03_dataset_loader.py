@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from metal_defects.artifacts import IMAGES, PREPROCESSED, SOURCE
+from metal_defects.artifacts import GEOMETRY, IMAGES, PREPROCESSED, SOURCE
+from metal_defects.data.geometry import Geometry
 from metal_defects.data.manifest import SPLITS, ImageRow, SourceCard
 from metal_defects.data.snapshots import (
     LABELS_FILE,
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
 def run(ctx: StageContext) -> None:
     """Write train_ds, valid_ds, test_ds, class_labels.json and snapshots.json, then read everything back once."""
     source, folder = ctx.read(SOURCE, SourceCard), ctx.path(PREPROCESSED)
-    labels = ClassLabels(classes=source.classes, image_size=ctx.setting("data_preprocessing.image_size"))
+    geometry = ctx.read(GEOMETRY, Geometry)
+    labels = ClassLabels(classes=source.classes, image_size=geometry.image_size, fit=geometry.fit)
     rows = ctx.read_rows(IMAGES, ImageRow)
     write_record(ctx.out / LABELS_FILE, labels)
     parts = {split: [row for row in rows if row.split == split] for split in SPLITS}

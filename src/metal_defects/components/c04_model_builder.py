@@ -37,9 +37,9 @@ def run(ctx: StageContext) -> None:
         ConfigError: there is no model of a name.
         WeightsError: ImageNet weights are missing and `on_missing_weights` is "error", or every model was skipped.
     """
-    classes, builder = len(ctx.read(LABELS, ClassLabels).classes), ctx.setting("model_builder")
+    labels, builder = ctx.read(LABELS, ClassLabels), ctx.setting("model_builder")
+    classes, image_size, seed = len(labels.classes), labels.image_size, ctx.setting("seed")
     folder, timeout_seconds = ctx.outside(WEIGHTS)
-    image_size, seed = ctx.setting("data_preprocessing.image_size"), ctx.setting("seed")
     entries, summaries, skipped = [], [], []
     specs = [find_spec(name) for name in builder.models]
     for spec in track(specs, "Building models", len(specs)):

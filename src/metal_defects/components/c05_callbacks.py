@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from metal_defects.artifacts import SNAPSHOTS_FOLDER
 from metal_defects.config import CallbacksParams
+from metal_defects.data.snapshots import load_class_labels
 from metal_defects.models.training import Training
 from metal_defects.pipeline.context import StageContext
 
@@ -58,12 +59,13 @@ def build_callbacks(
 
 def gather_training(ctx: StageContext) -> Training:
     """What every fit of a run has in common, of a stage that trains."""
+    snapshots = ctx.path(SNAPSHOTS_FOLDER)
     return Training(
         seed=ctx.setting("seed"),
-        image_size=ctx.setting("data_preprocessing.image_size"),
+        image_size=load_class_labels(snapshots).image_size,
         builder=ctx.setting("model_builder"),
         training=ctx.setting("training"),
-        snapshots=ctx.path(SNAPSHOTS_FOLDER),
+        snapshots=snapshots,
         banks=ctx.banks,
     )
 

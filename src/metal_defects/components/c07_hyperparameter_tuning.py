@@ -37,6 +37,7 @@ from metal_defects.models.network_search import search_network
 from metal_defects.models.results import (
     BestBase,
     FineTuning,
+    Gap,
     LogLosses,
     ModelEntry,
     ModelList,
@@ -106,7 +107,7 @@ def run(ctx: StageContext) -> None:
         test=metrics["test"],
     )
     write_record(ctx.out / TUNED_METRICS.file, result)
-    write_record(ctx.out / TUNED_CARD.file, _make_card(ctx, result, images.classes))
+    write_record(ctx.out / TUNED_CARD.file, _make_card(ctx, result))
     logger.info("   tuned %s: test %s", entry.title, format_accuracy(result.test))
 
 
@@ -138,7 +139,7 @@ def _fine_tune(
     rows = [[known[row.source] for row in images.select(split)] for split in ("train", "valid")]
     make_callbacks = partial(build_callbacks, ctx.setting("callbacks"))
     folder = ctx.out / "fine_tuning"
-    tuned, result = try_fine_tuning(trainer, frozen, accuracy, rows, images.classes, make_callbacks, folder, ctx.resume)
+    tuned, result = try_fine_tuning(trainer, frozen, accuracy, rows, make_callbacks, folder, ctx.resume)
     logger.info("   fine-tuning: %s", result.reason)
     return tuned, result
 
@@ -146,15 +147,20 @@ def _fine_tune(
 def _write_trials(folder: Path, found: Found) -> None:
     """trials.csv and trials.png, in the order of the search."""
     names = sorted({name for trial in found.trials for name in trial.params})
-    measured = ("behind", "behind_error", "accuracy", "damaged_accuracy", "gmacs", "seconds", "epochs")
-    fixed = ("number", "status", "first_look", "images", "score", *measured)
+    fixed = ("number", "status", "first_look", "images", "score", "accuracy", "damaged_accuracy", "gmacs", "seconds")
+    gaps = tuple(Gap.model_fields)
     rows = (
-        (*(getattr(trial, name) for name in fixed), *(trial.params.get(name, "") for name in names))
+        (
+            *(getattr(trial, name) for name in fixed),
+            *(getattr(trial.gap, name, "") for name in gaps),
+            *(trial.params.get(name, "") for name in names),
+        )
         for trial in found.trials
     )
-    write_table(folder / TRIALS.file, ("trial", "status", "first_look", "images", OBJECTIVE, *measured, *names), rows)
+    columns = ("trial", *fixed[1:4], OBJECTIVE, *fixed[5:], *(f"gap_{name}" for name in gaps), *names)
+    write_table(folder / TRIALS.file, columns, rows)
     winner = find_winner(found.trials, found.values)
-    draw = draw_trials if winner.behind is None else draw_recipes
+    draw = draw_trials if winner.gap is None else draw_recipes
     draw(found.trials, folder / "trials.png", winner.number)
 
 
@@ -173,15 +179,17 @@ def _evaluate(folder: Path, snapshots: Path, images: LabelledImages, title: str)
     }
 
 
-def _make_card(ctx: StageContext, result: TunedResult, classes: tuple[str, ...]) -> TunedCard:
+def _make_card(ctx: StageContext, result: TunedResult) -> TunedCard:
     """What prediction needs beside the weights."""
+    labels = ctx.read(LABELS, ClassLabels)
     return TunedCard(
         data=result.data,
         model=result.title,
         weights=result.weights,
-        classes=classes,
-        image_size=ctx.setting("data_preprocessing.image_size"),
+        classes=labels.classes,
+        image_size=labels.image_size,
         resize=ctx.setting("data_preprocessing.resize"),
+        fit=labels.fit,
         limits=ctx.setting("image"),
         hyperparameters=result.hyperparameters,
         fine_tuned=result.is_fine_tuned,

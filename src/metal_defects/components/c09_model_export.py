@@ -230,7 +230,7 @@ def _make_card(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         code_version=__version__,
         classes=card.classes,
-        input=InputCard(image_size=card.image_size, resize=card.resize, limits=card.limits),
+        input=InputCard(image_size=card.image_size, resize=card.resize, limits=card.limits, fit=card.fit),
         default=default,
         variants=variants,
         verdict_rules=decision.verdict_rules,

@@ -1,6 +1,7 @@
 """Stage 10: the report, one page about the whole run, and the model card."""
 
 from metal_defects import artifacts as a
+from metal_defects.data.geometry import Geometry
 from metal_defects.data.manifest import ImageRow, LeftOut, ManifestRow, SourceCard
 from metal_defects.data.validation import ValidationReport
 from metal_defects.evaluation.results import Evaluation
@@ -20,6 +21,7 @@ def run(ctx: StageContext) -> None:
         validation=ctx.read(a.VALIDATION, ValidationReport),
         manifest=tuple(ctx.read_rows(a.MANIFEST, ManifestRow)),
         quarantine=tuple(ctx.read_rows(a.QUARANTINE, LeftOut)),
+        geometry=ctx.read(a.GEOMETRY, Geometry),
         images=tuple(ctx.read_rows(a.IMAGES, ImageRow)),
         leaderboard=ctx.read(a.LEADERBOARD, Leaderboard),
         tuned=ctx.read(a.TUNED_METRICS, TunedResult),

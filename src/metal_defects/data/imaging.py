@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from metal_defects.config import ImageSchema
+from metal_defects.config import FitMode, ImageSchema
+from metal_defects.data.geometry import Frame
 from metal_defects.errors import DataError
 from metal_defects.log import logger
 
@@ -53,21 +54,29 @@ class ImageError(DataError):
 
 @dataclass(frozen=True)
 class Preprocessor:
-    """Decodes an image file and scales it to the side that the models take; callable and picklable.
+    """Decodes an image file and makes it the square that the models take; callable and picklable.
 
     Attributes:
         image_size: side of the result in pixels.
         resize: "nearest", "bilinear", "bicubic" or "lanczos".
         limits: what is accepted.
+        fit: "stretch" or "letterbox"; see `Frame`.
     """
 
     image_size: int
     resize: str
     limits: ImageSchema
+    fit: FitMode = "stretch"
 
     def __call__(self, source: Path | bytes | Image.Image | np.ndarray) -> np.ndarray:
         """uint8 (image_size, image_size, 3) of whatever `decode_image` takes; raises `ImageError`."""
-        return _resize(_read_image(source, self.limits), self.image_size, self.resize)
+        return self.place(source)[0]
+
+    def place(self, source: Path | bytes | Image.Image | np.ndarray) -> tuple[np.ndarray, Frame]:
+        """The same, and where in it the image lies."""
+        image = _read_image(source, self.limits)
+        frame = Frame.of(*image.size, self.image_size, self.fit)
+        return _resize(image, frame, self.resize), frame
 
 
 def decode_image(source: Path | bytes | Image.Image | np.ndarray, limits: ImageSchema) -> np.ndarray:
@@ -130,25 +139,26 @@ def require_pixels(data: bytes, most: int, name: str) -> int:
     return width * height
 
 
-def resize_image(image: np.ndarray, size: int, method: str) -> np.ndarray:
-    """Stretch an image to a square.
+def resize_image(image: np.ndarray, size: int, method: str, fit: FitMode = "stretch") -> np.ndarray:
+    """Make a square of an image.
 
     Args:
         image: uint8 (H, W, 3).
         size: side of the result in pixels.
         method: "nearest", "bilinear", "bicubic" or "lanczos"; when shrinking, all but "nearest" average over
             the pixels that fall together.
+        fit: "stretch" or "letterbox"; see `Frame`.
 
     Returns:
         uint8 (size, size, 3).
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"The image must be uint8 (H, W, 3). Got {image.dtype} {image.shape} instead.")
-    return _resize(Image.fromarray(image), size, method)
+    return _resize(Image.fromarray(image), Frame.of(image.shape[1], image.shape[0], size, fit), method)
 
 
-def _resize(image: Image.Image, size: int, method: str) -> np.ndarray:
-    return np.array(image.resize((size, size), _FILTERS[method], reducing_gap=None))
+def _resize(image: Image.Image, frame: Frame, method: str) -> np.ndarray:
+    return frame.fill(np.array(image.resize((frame.width, frame.height), _FILTERS[method], reducing_gap=None)))
 
 
 def _wrap_array(array: np.ndarray, name: str) -> Image.Image:

@@ -13,6 +13,7 @@ import numpy as np
 
 from metal_defects.data.surface import TURNS, Surface, find_turn, turn_image
 from metal_defects.log import track
+from metal_defects.system import map_ordered
 
 _RADIUS = 6  # pixels, of a patch
 _APART = 5  # pixels: one extremum within them
@@ -83,7 +84,7 @@ def propose(surfaces: Sequence[Surface], seed: int = 0) -> Proposals:
         norms = np.linalg.norm(projected, axis=1, keepdims=True)
         return _Patches(projected / np.maximum(norms, 1e-6), found.turns, found.places)
 
-    found = [describe(surface) for surface in track(surfaces, "Describing surfaces", total=len(surfaces))]
+    found = list(track(map_ordered(describe, surfaces), "Describing surfaces", total=len(surfaces)))
     owners = np.repeat(np.arange(len(found)), [len(patches.values) for patches in found])
     values, turns, places = (
         np.concatenate([getattr(patches, name) for patches in found]) for name in ("values", "turns", "places")

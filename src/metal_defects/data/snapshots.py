@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from metal_defects.config import FitMode
 from metal_defects.data.manifest import DataCard
 from metal_defects.errors import DataError
 from metal_defects.records import Record, read_record
@@ -16,10 +17,16 @@ LABELS_FILE, SUMMARY_FILE = "class_labels.json", "snapshots.json"
 
 
 class ClassLabels(Record):
-    """class_labels.json: the classes in the order of their indices, and the side of the images in pixels."""
+    """class_labels.json: the classes in the order of their indices, and what the images became.
+
+    Attributes:
+        image_size: side of the images in pixels.
+        fit: how images of another shape were made square.
+    """
 
     classes: tuple[str, ...]
     image_size: int
+    fit: FitMode = "stretch"
 
 
 class SplitSummary(Record):

@@ -36,11 +36,21 @@ def write_synthetic_set(root: Path, images_per_class: int, seed: int) -> None:
     images.mkdir(parents=True, exist_ok=True)
     names = [(index, name, n) for index, name in enumerate(NEU_CLASSES) for n in range(1, images_per_class + 1)]
     for index, name, n in track(names, "Drawing synthetic images", total=len(names)):
-        pixels, mask = _DRAWERS[name](np.random.default_rng([seed, index, n]))
+        pixels, mask = draw_image(name, np.random.default_rng([seed, index, n]))
         stem = f"{name}_{n}"
-        picture = Image.fromarray(np.clip(np.rint(pixels), 0, 255).astype(np.uint8))
-        picture.save(images / f"{stem}.png", compress_level=1)
+        Image.fromarray(pixels).save(images / f"{stem}.png", compress_level=1)
         write_text(annotations / f"{stem}.xml", _format_voc(stem, name, _find_boxes(mask)))
+
+
+def draw_image(label: str, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Grey levels, uint8 (SIDE, SIDE), and where the defect is, float (SIDE, SIDE) from 0 to 1.
+
+    Args:
+        label: of `NEU_CLASSES`.
+        rng: all that is drawn depends on it.
+    """
+    levels, mask = _DRAWERS[label](rng)
+    return np.clip(np.rint(levels), 0, 255).astype(np.uint8), mask
 
 
 # --- brushes ---------------------------------------------------------------------------------

@@ -6,8 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from metal_defects.config import TrainingParams
+from metal_defects.data.geometry import Frame
 from metal_defects.data.manifest import ManifestRow
-from metal_defects.data.snapshots import load_snapshot, read_images
+from metal_defects.data.snapshots import ClassLabels, load_class_labels, load_snapshot, read_images
+from metal_defects.evaluation.significance import standard_error
 from metal_defects.metrics import image_losses
 from metal_defects.models.feature_maps import extract_maps
 from metal_defects.models.fine_tuning import MapExamples, fine_tune
@@ -27,7 +29,6 @@ def try_fine_tuning(
     frozen: Fitted,
     accuracy: float,
     images: Sequence[Sequence[ManifestRow]],
-    classes: Sequence[str],
     make_callbacks: MakeCallbacks,
     folder: Path,
     scratch: Path,
@@ -39,7 +40,6 @@ def try_fine_tuning(
         frozen: the best head on the frozen backbone.
         accuracy: of it, in cross-validation.
         images: of the training split and of the validation split, with their boxes.
-        classes: names.
         make_callbacks: gives the callbacks.
         folder: for checkpoints and logs.
         scratch: folder for feature maps.
@@ -47,7 +47,7 @@ def try_fine_tuning(
     params = trainer.training.training
     if obstacle := _find_obstacle(trainer, params, accuracy):
         return None, FineTuning(reason=obstacle)
-    train, valid = _gather(trainer, images, classes, scratch)
+    train, valid = _gather(trainer, images, scratch)
     network, weights = trainer.build_network(), trainer.weights
     seed = trainer.training.seed
     tuned = fine_tune(trainer.backbone, network, train, valid, weights, params, make_callbacks, folder, seed)
@@ -58,7 +58,8 @@ def try_fine_tuning(
     def predict(split: str) -> np.ndarray:
         return predict_images(tuned.model, load_snapshot(trainer.training.snapshots, split))
 
-    found = _compare(frozen.predict("valid"), predict("valid"), valid.labels, tuned.minutes)
+    groups = np.array([row.group for row in images[1]])
+    found = _compare(frozen.predict("valid"), predict("valid"), valid.labels, groups, tuned.minutes)
     return (Fitted(tuned.history, predict, lambda: tuned.model) if found.kept else None), found
 
 
@@ -79,7 +80,7 @@ def _find_obstacle(trainer: FrozenTrainer, params: TrainingParams, accuracy: flo
 
 
 def _gather(
-    trainer: FrozenTrainer, images: Sequence[Sequence[ManifestRow]], classes: Sequence[str], scratch: Path
+    trainer: FrozenTrainer, images: Sequence[Sequence[ManifestRow]], scratch: Path
 ) -> tuple[MapExamples, MapExamples]:
     """What the blocks learn from, and what judges the epochs."""
     blocks = trainer.backbone.tuned_blocks
@@ -90,7 +91,8 @@ def _gather(
     cells: np.ndarray | None = None
     rows = [row for split in images for row in split]
     if sum(bool(row.boxes) for row in rows) >= FEWEST_BOXED:
-        cells = cover_classes(rows, classes, max(_sides(trainer, blocks)))
+        shape = load_class_labels(trainer.training.snapshots)
+        cells = cover_classes(rows, shape, max(_sides(trainer, blocks)))
     count = len(images[0])
     parts = (slice(None, count), slice(count, None))
     labels = np.concatenate([trainer.labels["train"], trainer.labels["valid"]])
@@ -102,7 +104,7 @@ def _sides(trainer: FrozenTrainer, blocks: TunedBlocks) -> list[int]:
     return [trainer.network.get_layer(name).output.shape[1] for name in blocks.ends]
 
 
-def cover_classes(rows: Sequence[ManifestRow], classes: Sequence[str], grid: int) -> np.ndarray:
+def cover_classes(rows: Sequence[ManifestRow], shape: ClassLabels, grid: int) -> np.ndarray:
     """Share of each cell that boxes of each class cover, float32 (images, grid, grid, classes).
 
     An image without a box is NaN, because nobody knows whether it was annotated; of a class none of whose images has a
@@ -110,26 +112,28 @@ def cover_classes(rows: Sequence[ManifestRow], classes: Sequence[str], grid: int
 
     Args:
         rows: of the images.
-        classes: names.
+        shape: the classes, and how the images became squares.
         grid: cells per side.
     """
     boxed = {row.label for row in rows if row.boxes}
-    cells = np.zeros((len(rows), grid, grid, len(classes)), np.float32)
+    cells = np.zeros((len(rows), grid, grid, len(shape.classes)), np.float32)
     for index, row in enumerate(rows):
         if not row.boxes and row.label in boxed:
             cells[index] = np.nan
-        shares = row.box_shares
-        for place, name in enumerate(classes):
+        frame = Frame.of(row.width, row.height, shape.image_size, shape.fit)
+        for place, name in enumerate(shape.classes):
             own = [number for number, box in enumerate(row.boxes) if box.label == name]
             if own:
-                cells[index, :, :, place] = cover_cells(shares[own], grid)
+                cells[index, :, :, place] = cover_cells(frame.to_square(row.box_shares[own]), grid)
     return cells
 
 
-def _compare(frozen: np.ndarray, tuned: np.ndarray, labels: np.ndarray, minutes: float) -> FineTuning:
+def _compare(
+    frozen: np.ndarray, tuned: np.ndarray, labels: np.ndarray, groups: np.ndarray, minutes: float
+) -> FineTuning:
     """Both on the same validation images: the fine-tuned network must be better by more than a standard error."""
     gains = image_losses(labels, frozen) - image_losses(labels, tuned)
-    gain, error = float(gains.mean()), float(gains.std(ddof=1) / np.sqrt(len(gains)))
+    gain, error = float(gains.mean()), standard_error(gains, groups)
     kept = gain > error
     difference = f"{gain:.4f} ± {error:.4f} lower (paired), {'more' if kept else 'not more'} than one standard error"
     if gain < 0:

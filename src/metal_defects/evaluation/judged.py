@@ -1,7 +1,7 @@
 """Answers out of fold: what calibration makes of them, and the rules of the verdicts that they give rise to."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from metal_defects.inference.card import VerdictRules
 from metal_defects.log import logger
 from metal_defects.trust.calibration import Calibration, cross_fit, judge_calibration
 from metal_defects.trust.conformal import Coverage, judge_coverage
+from metal_defects.trust.folds import count_groups, make_folds
 from metal_defects.trust.priors import Priors, resolve_priors
 from metal_defects.trust.selective import Answers, RiskCoverage, cross_fit_thresholds, judge_selection
 
@@ -74,6 +75,9 @@ def judge_out_of_fold(run: TunedRun, params: ModelEvaluationParams, clock: Clock
     protocol = Protocol(
         images=len(found.labels), folds=len(np.unique(found.folds)), repeats=len(found.logits), note=note
     )
+    if run.trainer is None:
+        # The network saw none of them; calibration and thresholds are nevertheless fitted on some and judged on others.
+        found = replace(found, folds=_number_folds(found, params.folds, run.training.seed)[None])
     logits, folds = found.logits.mean(axis=0), found.folds[0]
     rounds = zip(found.logits, found.folds, strict=True)
     calibrated = np.stack([cross_fit(row, found.labels, numbers) for row, numbers in rounds])
@@ -91,6 +95,16 @@ def judge_out_of_fold(run: TunedRun, params: ModelEvaluationParams, clock: Clock
         calibration=judge_calibration(logits, found.labels, folds, priors, run.training.seed, found.groups),
         conformal=judge_coverage(probabilities, found.labels, folds, params.coverage, run.classes),
     )
+
+
+def _number_folds(found: OutOfFold, folds: int, seed: int) -> np.ndarray:
+    """A fold for every image, pieces together, (images,); one for all where a class has one piece alone."""
+    numbers = np.zeros(len(found.labels), np.int32)
+    fewest = int(count_groups(found.labels, found.groups).min())
+    if fewest > 1:
+        for number, (_, test) in enumerate(make_folds(found.labels, found.groups, min(folds, fewest), seed)):
+            numbers[test] = number
+    return numbers
 
 
 def choose_rules(

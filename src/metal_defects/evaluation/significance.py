@@ -56,3 +56,20 @@ def compare_models(labels: np.ndarray, answers: Mapping[str, np.ndarray]) -> tup
         )
         for name in ranked
     )
+
+
+def standard_error(values: np.ndarray, groups: np.ndarray) -> float:
+    """Of the mean of values that come in groups: those of one group count as one draw.
+
+    The linearisation estimator of a ratio, as for clusters in surveys (W. Cochran, Sampling Techniques, 1977, ch. 9).
+
+    Args:
+        values: (images,).
+        groups: images of the same value show one piece of surface, (images,).
+    """
+    codes = np.unique(groups, return_inverse=True)[1]
+    totals = np.bincount(codes, weights=values - values.mean())
+    count = len(totals)
+    if count < 2:
+        return float("inf")
+    return float(np.sqrt(np.square(totals).sum() * count / (count - 1)) / len(values))

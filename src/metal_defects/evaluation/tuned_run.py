@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from metal_defects.data.geometry import Frame
 from metal_defects.data.manifest import ImageRow, ManifestRow
 from metal_defects.data.snapshots import load_snapshot, read_images
 from metal_defects.evaluation.cross_validation import ImageNames, OutOfFold, out_of_fold
@@ -38,7 +39,7 @@ class Split:
     Attributes:
         labels: int32 (images,).
         groups: images of the same value are copies of one another, (images,).
-        boxes: of each image, left, top, right, bottom as shares of its sides, (n, 4).
+        boxes: of each image, left, top, right, bottom as shares of the square that the model sees, (n, 4).
         names: of the images.
     """
 
@@ -116,7 +117,7 @@ def open_tuned_run(
         return Split(
             labels=np.array([card.classes.index(row.label) for row in rows], np.int32),
             groups=np.array([source.group for source in sources]),
-            boxes=[source.box_shares for source in sources],
+            boxes=[_place_boxes(source, card) for source in sources],
             names=ImageNames(
                 sources=[row.source for row in rows],
                 pictures=[row.path for row in rows],
@@ -140,6 +141,11 @@ def open_tuned_run(
         pixels=read_images(training.snapshots, *HELD_OUT),
         scratch=scratch,
     )
+
+
+def _place_boxes(source: ManifestRow, card: TunedCard) -> np.ndarray:
+    """The boxes of an image, and of its mirror images, in the square that the model sees."""
+    return Frame.of(source.width, source.height, card.image_size, card.fit).to_square(source.box_shares)
 
 
 def answer_out_of_fold(run: TunedRun, folds: int, repeats: int) -> OutOfFold:

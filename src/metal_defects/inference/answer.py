@@ -10,7 +10,8 @@ from pydantic import ConfigDict, Field
 from pydantic.config import JsonDict
 
 from metal_defects.config import Share
-from metal_defects.inference.boxes import Box, find_boxes
+from metal_defects.data.geometry import Frame
+from metal_defects.inference.boxes import Box, find_boxes, return_boxes
 from metal_defects.inference.card import BundleCard
 from metal_defects.inference.verdict import decide
 from metal_defects.records import Record
@@ -102,12 +103,13 @@ class Failure(Record):
 Outcome = Prediction | Failure
 
 
-def judge_outputs(outputs: Mapping[str, np.ndarray], card: BundleCard) -> dict[str, Any]:
+def judge_outputs(outputs: Mapping[str, np.ndarray], card: BundleCard, frame: Frame) -> dict[str, Any]:
     """The fields of an answer that rest on the evaluation: verdict, distance, possible classes, boxes.
 
     Args:
         outputs: of the graph for one image, by name.
         card: of the bundle; says what the model was evaluated for.
+        frame: of the image in what the graph saw.
     """
     found: dict[str, Any] = {}
     if card.verdict_rules:
@@ -121,7 +123,7 @@ def judge_outputs(outputs: Mapping[str, np.ndarray], card: BundleCard) -> dict[s
         }
     # A map that learned from labels alone shows the place, not the extent.
     if card.locator and card.locator.kind == "boxes":
-        found["boxes"] = find_boxes(outputs["heat_map"][0], card.locator.box_threshold)
+        found["boxes"] = return_boxes(find_boxes(outputs["heat_map"][0], card.locator.box_threshold), frame)
     return found
 
 

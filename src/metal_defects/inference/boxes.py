@@ -1,9 +1,12 @@
 """Boxes around what a heat map shows."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from pydantic import Field
 
 from metal_defects.config import Share
+from metal_defects.data.geometry import Frame
 from metal_defects.records import Record
 
 MOST_BOXES = 20
@@ -72,6 +75,18 @@ def find_boxes(
             boxes.append(Box(box=edges, score=round(score, 4)))
     boxes.sort(key=lambda box: (-box.score, box.top, box.left))
     return tuple(boxes[:most])
+
+
+def return_boxes(found: Sequence[Box], frame: Frame) -> tuple[Box, ...]:
+    """Boxes of the square as boxes of the image; those that only show a mirror image are left out."""
+    if frame.is_full:
+        return tuple(found)
+    placed = frame.to_image(np.array([box.box for box in found])).round(4).tolist()
+    return tuple(
+        Box(box=(left, top, right, bottom), score=box.score)
+        for box, (left, top, right, bottom) in zip(found, placed, strict=True)
+        if left < right and top < bottom
+    )
 
 
 def interpolation_matrix(cells: int, points: int) -> np.ndarray:

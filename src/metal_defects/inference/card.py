@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, model_validator
 
-from metal_defects.config import DataPreprocessingParams, ImageSchema
+from metal_defects.config import FitMode, ImageSchema, ImageSize, Resize
 from metal_defects.data.manifest import DataCard
 from metal_defects.metrics import Score, SplitMetrics
 from metal_defects.records import Record
@@ -53,10 +53,17 @@ class LocatorCard(Record):
     box_threshold: float
 
 
-class InputCard(DataPreprocessingParams):
-    """Which images are accepted, and what becomes of them before the graph."""
+class InputCard(Record):
+    """Which images are accepted, and what becomes of them before the graph.
 
+    Attributes:
+        fit: bundles of before there was a choice do not name it.
+    """
+
+    image_size: ImageSize
+    resize: Resize
     limits: ImageSchema
+    fit: FitMode = "stretch"
 
 
 class Parity(Record):

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from metal_defects.data.geometry import Frame
 from metal_defects.data.imaging import ImageError, Preprocessor
 from metal_defects.errors import BundleError
 from metal_defects.inference.answer import Failure, Outcome, Prediction, judge_outputs
@@ -34,7 +35,7 @@ class Predictor:
         self._open_runtime = open_runtime
         self._threads = threads or count_cores()
         self._infer = open_runtime(self._threads)
-        self._preprocess = Preprocessor(bundle.image_size, bundle.card.input.resize, bundle.limits)
+        self._preprocess = Preprocessor(**dict(bundle.card.input))
         _try_out(bundle, self._infer)
 
     @classmethod
@@ -68,14 +69,15 @@ class Predictor:
         """The answer, and how likely each part of the image shows a defect.
 
         Returns:
-            The answer, and a heat map, float32 (rows, columns) in [0, 1]; None where the bundle has no locator.
+            The answer, and a heat map of the whole image, float32 (rows, columns) in [0, 1]; None where the bundle has
+            no locator.
 
         Raises:
             ImageError: the image cannot be used; says why.
         """
-        prediction, outputs = self._predict(self._infer, source, name)
+        prediction, outputs, frame = self._predict(self._infer, source, name)
         heat_map = outputs.get("heat_map")
-        return prediction, None if heat_map is None else heat_map[0]
+        return prediction, None if heat_map is None else frame.crop(heat_map[0])
 
     def predict_many(self, sources: Iterable[Input | tuple[str, Input]]) -> Iterator[Outcome]:
         """One answer or failure per source, in their order, each as soon as it is there.
@@ -101,14 +103,17 @@ class Predictor:
         except ImageError as error:
             return Failure.of(name, error.reason, str(error))
 
-    def _predict(self, infer: Infer, source: Input, name: str | None) -> tuple[Prediction, dict[str, np.ndarray]]:
+    def _predict(
+        self, infer: Infer, source: Input, name: str | None
+    ) -> tuple[Prediction, dict[str, np.ndarray], Frame]:
+        """The answer, the graph's outputs, and where the image lies in what the graph saw."""
         start = time.perf_counter()
-        pixels = self._preprocess(Path(source) if isinstance(source, str) else source)
+        pixels, frame = self._preprocess.place(Path(source) if isinstance(source, str) else source)
         outputs = infer(pixels[None])
         classes, shares = self.bundle.classes, outputs["probabilities"][0]
         rounded = [round(share, 6) for share in shares.tolist()]
         best = int(shares.argmax())
-        trust = judge_outputs(outputs, self.bundle.card)
+        trust = judge_outputs(outputs, self.bundle.card, frame)
         # Unchecked: the graph of a damaged model may answer NaN, which its verdict speaks about and no range admits.
         prediction = Prediction.model_construct(
             name=name or _name_of(source),
@@ -118,7 +123,7 @@ class Predictor:
             milliseconds=round(1000 * (time.perf_counter() - start), 3),
             **trust,
         )
-        return prediction, outputs
+        return prediction, outputs, frame
 
 
 def _name_of(source: Input) -> str | None:

@@ -32,8 +32,8 @@ MOMENTUM = 0.9
 # With fewer the rate falls before anything was learnt.
 FEWEST_EPOCHS = 8
 TIMED_STEPS = 3
-# Of the cells' cross-entropy beside that of the image.
-BOX_SHARE = 1.0
+# Of the cells' cross-entropy beside that of the image: a defect covers so few cells that its mean is small.
+BOX_SHARE = 20.0
 EVIDENCE, PROBABILITIES = "evidence", "probabilities"
 Targets = dict[str, "tf.Tensor"]
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from metal_defects.config import ImageSchema, Resize, ViewKind
+from metal_defects.config import FitMode, ImageSchema, Resize, ViewKind
 from metal_defects.data.manifest import DataCard
 from metal_defects.metrics import SplitMetrics
 from metal_defects.records import Record
@@ -97,6 +97,20 @@ class BestBase(Record):
     tied: tuple[str, ...]
 
 
+class Gap(Record):
+    """How a trial falls behind the one of the lowest loss: means over the images, with their standard errors.
+
+    Attributes:
+        loss: that it is higher by, in nats.
+        accuracy: that it is lower by.
+    """
+
+    loss: float
+    loss_error: float
+    accuracy: float
+    accuracy_error: float
+
+
 class Trial(Record):
     """One set of hyperparameters that was tried.
 
@@ -107,8 +121,7 @@ class Trial(Record):
         first_look: whether it only decided who is compared.
         damaged_accuracy: on a damaged view of each; None where there is none.
         gmacs: 10^9 multiply-adds that an image costs with it; None where it is that of the model.
-        behind, behind_error: how much higher its loss is than the lowest, and the standard error of that, both of the
-            same images; None of a first look.
+        gap: to the trial of the lowest loss, on the same images; None of a first look.
     """
 
     number: int
@@ -119,8 +132,7 @@ class Trial(Record):
     first_look: bool = False
     damaged_accuracy: float | None = None
     gmacs: float | None = None
-    behind: float | None = None
-    behind_error: float | None = None
+    gap: Gap | None = None
     seconds: float | None
     epochs: float | None
     params: Hyperparameters
@@ -208,6 +220,7 @@ class TunedCard(Record):
     classes: tuple[str, ...]
     image_size: int
     resize: Resize
+    fit: FitMode = "stretch"
     limits: ImageSchema
     hyperparameters: Hyperparameters
     fine_tuned: bool = False

@@ -72,6 +72,7 @@ def make_tuner(
 def make_halving_oracle(
     space: "keras_tuner.HyperParameters",
     recipes: Sequence[Mapping[str, Value]],
+    anchor: Mapping[str, Value],
     refine: Callable[[Mapping[str, Value]], Sequence[Mapping[str, Value]]],
     budget_seconds: float,
 ) -> "keras_tuner.Oracle":
@@ -82,7 +83,8 @@ def make_halving_oracle(
 
     Args:
         space: of the values.
-        recipes: for the first look; the first one is compared in any case.
+        recipes: for the first look.
+        anchor: what is compared in any case.
         refine: the values that are compared of a recipe that came through, its likeliest first.
         budget_seconds: after so many seconds of trials no more is begun, as long as one was compared.
     """
@@ -110,9 +112,8 @@ def make_halving_oracle(
             ranked = sorted(looked, key=lambda trial: (trial.score, trial.trial_id))
             kept = [{name: trial.hyperparameters.values[name] for name in recipes[0]} for trial in ranked[:KEPT]]
             rounds = [list(refine(recipe)) for recipe in kept]
-            if recipes[0] not in kept:
-                rounds.append(list(refine(recipes[0]))[:1])
-            return [{**values, RUNG: 1} for turn in zip_longest(*rounds) for values in turn if values is not None]
+            turns = [values for turn in zip_longest(*rounds) for values in turn if values not in (None, anchor)]
+            return [{**values, RUNG: 1} for values in (anchor, *turns)]
 
     return SuccessiveHalving(objective=Objective(OBJECTIVE, "min"), hyperparameters=space, max_trials=MOST_TRIALS)
 

@@ -287,3 +287,5 @@ SPECS: dict[str, ModelSpec] = {
     )
 }
 BACKBONES = {name: spec for name, spec in SPECS.items() if isinstance(spec, Backbone)}
+# What images are measured with before any model is trained: cheap, and installed rather than downloaded.
+REFERENCE = BACKBONES["efficientnet_lite0"]

@@ -39,7 +39,16 @@ def _weights_place(settings: Settings) -> tuple[Path, float]:
     return settings.config.paths.weights, settings.config.data.timeout_seconds
 
 
+def _measure_fingerprint(settings: Settings) -> dict[str, Any]:
+    """Whether the reference backbone is here; its file is verified, so that no other one can change a result."""
+    from metal_defects.models.specs import REFERENCE
+    from metal_defects.models.weights import locate_weights
+
+    return {REFERENCE.name: locate_weights(REFERENCE.weights, settings.config.paths.weights) is not None}
+
+
 WEIGHTS = Outside("weights", _weights_fingerprint, _weights_place)
+MEASURE = Outside("reference backbone", _measure_fingerprint, lambda settings: settings.config.paths.weights)
 COMMAND = Outside("command", lambda settings: {"line": repeat_command(settings)}, repeat_command)
 HISTORY = Outside("history", _earlier_fingerprint, _earlier_stages)
 TEMPLATES = Outside("templates", lambda _: digest_files(ROOT / "report" / "templates", "*.j2"))
@@ -57,24 +66,25 @@ STAGES = (
     Stage(
         name=a.PREPROCESSING,
         component="metal_defects.components.c02_data_preprocessing",
-        summary="224 px RGB images and exploratory plots",
-        settings=("data_preprocessing", "image"),
+        summary="square RGB images and exploratory plots",
+        settings=("seed", "data_preprocessing", "image"),
+        outside=(MEASURE,),
         reads=(a.MANIFEST, a.SOURCE),
-        writes=(a.IMAGES, a.PREPROCESSOR, a.DATA_PLOTS),
+        writes=(a.GEOMETRY, a.IMAGES, a.PREPROCESSOR, a.DATA_PLOTS),
     ),
     Stage(
         name=a.LOADER,
         component="metal_defects.components.c03_dataset_loader",
         summary="train, valid and test tf.data snapshots",
-        settings=("data_preprocessing.image_size",),
-        reads=(a.SOURCE, a.IMAGES, a.PREPROCESSED),
+        settings=(),
+        reads=(a.SOURCE, a.GEOMETRY, a.IMAGES, a.PREPROCESSED),
         writes=(a.LABELS, a.SNAPSHOTS),
     ),
     Stage(
         name=a.BUILDER,
         component="metal_defects.components.c04_model_builder",
         summary="one architecture per model, and its weights",
-        settings=("seed", "model_builder", "data_preprocessing.image_size"),
+        settings=("seed", "model_builder"),
         outside=(WEIGHTS,),
         reads=(a.SOURCE, a.LABELS),
         writes=(a.MODELS, a.SUMMARIES, a.DIAGRAMS),
@@ -83,7 +93,7 @@ STAGES = (
         name=a.TRAINING,
         component="metal_defects.components.c06_model_training_evaluation",
         summary="train every model, choose the best",
-        settings=("seed", "model_builder", "callbacks", "training", "data_preprocessing.image_size"),
+        settings=("seed", "model_builder", "callbacks", "training"),
         reads=(a.SOURCE, a.IMAGES, a.PREPROCESSED, a.LABELS, a.SNAPSHOTS_FOLDER, a.MODELS),
         writes=(a.BASE_MODELS, a.BASE_PLOTS, a.LEADERBOARD, a.LEADERBOARD_TABLE, a.LEADERBOARD_PLOT, a.BEST),
     ),
@@ -97,7 +107,7 @@ STAGES = (
             "callbacks",
             "training",
             "hyperparameter_tuning",
-            "data_preprocessing",
+            "data_preprocessing.resize",
             "image",
         ),
         reads=(
@@ -123,7 +133,6 @@ STAGES = (
             "callbacks",
             "training",
             "model_evaluation",
-            "data_preprocessing.image_size",
         ),
         reads=(
             a.MANIFEST,
@@ -166,6 +175,7 @@ STAGES = (
             a.QUARANTINE,
             a.SOURCE,
             a.VALIDATION,
+            a.GEOMETRY,
             a.IMAGES,
             a.PREPROCESSED,
             a.DATA_PLOTS,

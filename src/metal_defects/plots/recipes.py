@@ -31,8 +31,17 @@ COLUMNS = (
 )
 
 
+class Gap(Protocol):
+    """How much higher a loss is than the lowest one of the same images, and the standard error of that."""
+
+    @property
+    def loss(self) -> float: ...
+    @property
+    def loss_error(self) -> float: ...
+
+
 class Recipe(Protocol):
-    """A trial: its loss, and how far that is behind the lowest one, of the same images; None where it failed."""
+    """A trial: its loss, None where it failed, and the gap to the lowest one, None where it was not compared."""
 
     @property
     def number(self) -> int: ...
@@ -43,9 +52,7 @@ class Recipe(Protocol):
     @property
     def first_look(self) -> bool: ...
     @property
-    def behind(self) -> float | None: ...
-    @property
-    def behind_error(self) -> float | None: ...
+    def gap(self) -> Gap | None: ...
     @property
     def gmacs(self) -> float | None: ...
     @property
@@ -64,13 +71,13 @@ def draw_recipes(trials: Sequence[Recipe], target: Path, winner: int, title: str
     Args:
         trials: in the order of the search.
         target: file to write.
-        winner: number of the trial that won; with the one-standard-error rule it need not have the lowest loss.
+        winner: number of the trial that won; of those that tie it need not have the lowest loss.
         title: above the plot.
 
     Raises:
         ValueError: the winner is not among the trials that were compared.
     """
-    compared = sorted((trial for trial in trials if trial.behind is not None), key=lambda trial: trial.behind or 0.0)
+    compared = sorted((trial for trial in trials if trial.gap is not None), key=lambda trial: trial.score or 0.0)
     looked = sorted((t for t in trials if t.first_look and t.score is not None), key=lambda trial: trial.score or 0.0)
     if winner not in [trial.number for trial in compared]:
         raise ValueError(f"The winner must be one of {len(compared)} trials that were compared. Got trial {winner}.")
@@ -96,8 +103,8 @@ def draw_recipes(trials: Sequence[Recipe], target: Path, winner: int, title: str
 
 def _draw_compared(axes: "Axes", trials: Sequence[Recipe], winner: int) -> None:
     rows = np.arange(len(trials))
-    behind = np.array([trial.behind for trial in trials])
-    errors = np.array([trial.behind_error for trial in trials])
+    gaps = [trial.gap for trial in trials if trial.gap is not None]
+    behind, errors = np.array([gap.loss for gap in gaps]), np.array([gap.loss_error for gap in gaps])
     tied = behind <= errors
     chosen = np.array([trial.number == winner for trial in trials])
     axes.locator_params(axis="x", nbins=6)

@@ -138,9 +138,9 @@ def _write(values: Sequence[float | None], how: Callable[[float], str]) -> list[
 
 def _name_distance(trial: Trial) -> str | None:
     """How far its loss is above the lowest one of the comparison."""
-    if trial.behind is None or trial.behind == 0:
-        return None if trial.behind is None else "lowest"
-    return f"{trial.behind:.4f} ± {trial.behind_error:.4f}"
+    if trial.gap is None:
+        return None
+    return "lowest" if trial.gap.loss == 0 else f"{trial.gap.loss:.4f} ± {trial.gap.loss_error:.4f}"
 
 
 def list_confusions(metrics: Metrics) -> list[tuple[str, str, int]]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from metal_defects.data.geometry import Geometry
 from metal_defects.data.manifest import ImageRow, LeftOut, ManifestRow, SourceCard
 from metal_defects.data.validation import ValidationReport
 from metal_defects.evaluation.results import Evaluation
@@ -37,6 +38,7 @@ class Findings:
     validation: ValidationReport
     manifest: tuple[ManifestRow, ...]
     quarantine: tuple[LeftOut, ...]
+    geometry: Geometry
     images: tuple[ImageRow, ...]
     leaderboard: Leaderboard
     tuned: TunedResult

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from metal_defects.evaluation.results import VerdictCounts
 from metal_defects.inference.verdict import VERDICTS, VerdictStyle
 from metal_defects.metrics import Metrics, Score, share
+from metal_defects.report.advice import list_advice
+from metal_defects.report.advice_parts import Advice
 from metal_defects.report.findings import Findings
 from metal_defects.report.parts import of_hundred
 from metal_defects.trust.priors import Priors
@@ -45,6 +47,7 @@ class FirstPage:
         metrics: that stand for it, and `basis`, the images that they were measured on.
         acceptance: what may be accepted at the stated risk and at others, in words.
         judged: the images whose verdicts `bars` show, in words.
+        advice: what limits the data set and what to do about it, the most helpful first.
         limits: what the figures do not say.
     """
 
@@ -57,6 +60,7 @@ class FirstPage:
     cards: tuple[Card, ...]
     bars: tuple[Bar, ...]
     judged: str
+    advice: tuple[Advice, ...]
     limits: tuple[str, ...]
 
 
@@ -76,6 +80,7 @@ def make_first_page(found: Findings) -> FirstPage:
         cards=_make_cards(found, metrics, basis, counts, judged),
         bars=tuple(_make_bar(style, counts) for style in VERDICTS.values()),
         judged=judged,
+        advice=list_advice(found),
         limits=_list_limits(found, metrics),
     )
 

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from support import PROJECT
 from support.hostile import NAMES, encode
-from support.toy_bundles import COLOURS, paint, write_bundle
+from support.toy_bundles import COLOURS, paint, paint_spot, write_bundle, write_locating_bundle
 
 from metal_defects.api.application import create_app
 from metal_defects.api.routes import ROUTERS
@@ -566,3 +566,16 @@ def test_bounds_that_contradict_each_other_are_refused() -> None:
     ):
         with pytest.raises(ConfigError, match=part):
             load_settings(PROJECT, [override], environment={})
+
+
+@pytest.mark.parametrize("fit", ["stretch", "letterbox"])
+def test_boxes_and_heat_map_lie_on_the_image_that_was_sent(tmp_path: Path, fit: str) -> None:
+    app = next(open_app(Predictor.load(write_locating_bundle(tmp_path, fit))))
+    pixels, box = paint_spot()
+    sent = encode(Image.fromarray(pixels), "PNG")
+    [found] = call(app, content=sent, headers=PNG).json()["results"][0]["boxes"]
+    assert found["box"] == pytest.approx(box, abs=0.07)
+    painted = call(app, path="/v1/heatmap", content=sent, headers=PNG).content
+    changed = np.abs(np.asarray(Image.open(BytesIO(painted)).convert("RGB")).astype(int) - pixels).sum(axis=2) > 60
+    assert changed.shape == pixels.shape[:2]
+    assert changed[2:20, 54:90].mean() > 0.9 and changed[36:].mean() < 0.05 and changed[:, 120:].mean() < 0.05

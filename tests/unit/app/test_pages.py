@@ -8,10 +8,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from streamlit.testing.v1 import AppTest
 from support import PROJECT
-from support.toy_bundles import COLOURS, SIDE, make_metrics, paint, write_bundle
+from support.toy_bundles import (
+    COLOURS,
+    SIDE,
+    make_metrics,
+    paint,
+    paint_spot,
+    save,
+    write_bundle,
+    write_locating_bundle,
+)
 
 from metal_defects.app import markup
+from metal_defects.app.intake import Item
 from metal_defects.app.occlusion import GRID, measure_heat
+from metal_defects.app.scoring import score
 from metal_defects.inference.predictor import Predictor
 
 COUNTS = [[3, 0, 0], [1, 2, 0], [0, 0, 3]]
@@ -111,3 +122,21 @@ def test_occlusion_finds_the_patch_that_decides(tmp_path: Path) -> None:
 def test_occlusion_says_when_no_patch_decides(tmp_path: Path) -> None:
     predictor = Predictor.load(write_bundle(tmp_path))
     assert measure_heat(predictor, paint("Red", side=SIDE), "Red").max() < 1
+
+
+@pytest.mark.parametrize("fit", ["stretch", "letterbox"])
+def test_a_row_shows_the_place_in_the_image_however_it_was_made_square(tmp_path: Path, fit: str) -> None:
+    pixels, box = paint_spot()
+    path = save(tmp_path / "spot.png", pixels)
+    predictor = Predictor.load(write_locating_bundle(tmp_path / "bundle", fit))
+    [row] = score([Item("spot.png", path.read_bytes)], predictor, {}, 10**9)
+    assert row.prediction.boxes[0].box == pytest.approx(box, abs=0.07)
+    assert (row.heat_map[:4, 2:4] > 0.6).all() and row.heat_map[:, 5:].max() < 0.1
+
+
+@pytest.mark.parametrize("fit", ["stretch", "letterbox"])
+def test_occlusion_hides_patches_of_the_image_and_of_its_mirror_image_alike(tmp_path: Path, fit: str) -> None:
+    pixels = np.full((32, 256, 3), 100, np.uint8)
+    pixels[8:12, 160:192, 0] = 255
+    heat = measure_heat(Predictor.load(write_locating_bundle(tmp_path, fit)), pixels, "Red")
+    assert np.unravel_index(heat.argmax(), heat.shape) == (2, 5)

@@ -46,7 +46,11 @@ def ingest(folder: Path, classes: tuple[str, ...]) -> Settings:
 
 def configure(folder: Path, *overrides: str) -> Settings:
     where = f"paths.artifacts={folder / 'artifacts'}"
-    return load_settings(PROJECT, [where, "data_preprocessing.image_size=64", *overrides], environment={})
+    return load_settings(
+        PROJECT,
+        [where, "data_preprocessing.image_size=64", "data_preprocessing.fit=stretch", *overrides],
+        environment={},
+    )
 
 
 @pytest.fixture(scope="module")

@@ -251,3 +251,31 @@ def test_preprocessor_decodes_resizes_and_pickles() -> None:
     assert np.array_equal(result, resize_image(NOISE, 32, "bilinear"))
     result[:] = 0  # writable, and its own
     assert preprocess(encode(NOISE)).any()
+
+
+@pytest.mark.parametrize("shape", [(60, 120, 3), (120, 60, 3), (20, 400, 3), (400, 20, 3), (8, 9, 3)])
+def test_letterbox_keeps_the_shape_and_mirrors_the_rest(shape: tuple[int, int, int]) -> None:
+    image = np.random.default_rng(2).integers(0, 256, shape, dtype=np.uint8)
+    prepare = Preprocessor(96, "bilinear", LIMITS, "letterbox")
+    pixels, frame = prepare.place(image)
+    assert pixels.shape == (96, 96, 3) and pixels.dtype == np.uint8
+    assert (frame.width / frame.height) == pytest.approx(shape[1] / shape[0], rel=0.15)
+    alone = np.asarray(Image.fromarray(image).resize((frame.width, frame.height), Image.Resampling.BILINEAR))
+    assert np.array_equal(pixels[frame.top : frame.top + frame.height, frame.left : frame.left + frame.width], alone)
+    assert np.array_equal(pixels, frame.fill(alone)) and np.array_equal(pixels, prepare(encode(image)))
+    assert np.array_equal(pixels, resize_image(image, 96, "bilinear", "letterbox"))
+    assert np.array_equal(pixels, pickle.loads(pickle.dumps(prepare))(image))
+
+
+def test_letterbox_and_stretch_agree_on_a_square() -> None:
+    square = NOISE[:, :48]
+    boxed, stretched = (Preprocessor(32, "bilinear", LIMITS, fit)(square) for fit in ("letterbox", "stretch"))
+    assert np.array_equal(boxed, stretched)
+
+
+def test_letterbox_takes_the_upright_shape() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = encode(Image.fromarray(NOISE), "PNG", exif=exif)
+    frame = Preprocessor(64, "bilinear", LIMITS, "letterbox").place(turned)[1]
+    assert (frame.width, frame.height) == (48, 64)

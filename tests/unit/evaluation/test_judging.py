@@ -34,15 +34,16 @@ def make_entry(kind: str) -> ModelEntry:
     )
 
 
-def list_rows(snapshots: Path) -> tuple[list[ManifestRow], list[ImageRow]]:
+def list_rows(snapshots: Path, height: int) -> tuple[list[ManifestRow], list[ImageRow]]:
     """Rows of the toy images; every second one has a box of another class besides."""
     manifest, images = [], []
     for split in COUNTS:
         for index, label in enumerate(load_labels(snapshots, split)):
             path, name = f"{split}_{index}.png", CLASSES[label]
-            boxes = (NamedBox(left=0, top=0, right=16, bottom=32, label="Other"),) if index % 2 else ()
+            box = NamedBox(left=0, top=height // 4, right=16, bottom=height // 2, label="Other")
+            boxes = (box,) if index % 2 else ()
             shared = {"label": name, "split": split, "sha256": ""}
-            manifest.append(ManifestRow(path=path, group=path, width=32, height=32, boxes=boxes, **shared))
+            manifest.append(ManifestRow(path=path, group=path, width=32, height=height, boxes=boxes, **shared))
             images.append(ImageRow(path=f"pictures/{path}", source=path, group=path, **shared))
     return manifest, images
 
@@ -50,8 +51,8 @@ def list_rows(snapshots: Path) -> tuple[list[ManifestRow], list[ImageRow]]:
 @pytest.fixture
 def open_run(
     tmp_path: Path, make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
-) -> Callable[[str], TunedRun]:
-    """Opens a run whose tuned model is of a kind."""
+) -> Callable[..., TunedRun]:
+    """Opens a run whose tuned model is of a kind, on images that were 32 pixels wide."""
     monkeypatch.setitem(specs.BACKBONES, "toy", TOY)
     params = make_settings(f"data_preprocessing.image_size={2 * SIDE}", "training.epochs=2", "training.views=1").params
     snapshots = write_snapshots(tmp_path / "snapshots")
@@ -63,7 +64,7 @@ def open_run(
     def call_back_never(_folder: Path, _epochs: int, _learning_rate: float) -> list:
         return []
 
-    def open_one(kind: str) -> TunedRun:
+    def open_one(kind: str, fit: str = "stretch", height: int = 32) -> TunedRun:
         entry = make_entry(kind)
         trainer = make_trainer(entry, training)
         fitted = trainer.fit({}, call_back_never, tmp_path / "fit", "toy")
@@ -75,12 +76,13 @@ def open_run(
             classes=CLASSES,
             image_size=SIDE,
             resize="bilinear",
+            fit=fit,
             limits=make_settings().data_schema.image,
             hyperparameters=trainer.defaults(),
             sha256="",
         )
         (tmp_path / "scratch").mkdir()
-        rows = list_rows(snapshots)
+        rows = list_rows(snapshots, height)
         return open_tuned_run(
             card, entry, training, call_back_never, *rows, tmp_path / "tuned.h5", tmp_path / "scratch"
         )
@@ -139,3 +141,14 @@ def test_images_come_in_the_order_of_the_splits(tmp_path: Path) -> None:
     images = read_images(folder, "valid", "test")
     assert images.shape == (COUNTS["valid"] + COUNTS["test"], SIDE, SIDE, 3) and images.dtype == np.uint8
     assert np.array_equal(images[-1], read_images(folder, "test")[-1])
+
+
+def test_boxes_are_those_of_the_square_with_those_of_the_mirror_images(open_run: Callable[..., TunedRun]) -> None:
+    run = open_run("frozen", fit="letterbox", height=16)
+    assert run.train.boxes[0].shape == (0, 4)
+    assert run.train.boxes[1].tolist() == [[0.0, 0.375, 0.5, 0.5], [0.0, 0.0, 0.5, 0.125]]
+    assert len(run.held_out.boxes) == len(run.pixels)
+
+
+def test_boxes_of_stretched_images_keep_their_shares(open_run: Callable[..., TunedRun]) -> None:
+    assert open_run("frozen", height=16).train.boxes[1].tolist() == [[0.0, 0.25, 0.5, 0.5]]

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from metal_defects.inference.boxes import MOST_BOXES, Box, find_boxes, interpolation_matrix
+from metal_defects.data.geometry import Frame
+from metal_defects.inference.boxes import MOST_BOXES, Box, find_boxes, interpolation_matrix, return_boxes
 
 HEAT = hnp.arrays(np.float32, st.tuples(st.integers(1, 12), st.integers(1, 12)), elements=st.floats(0, 1, width=32))
 THRESHOLD = st.floats(0.05, 1)
@@ -151,3 +152,12 @@ def test_interpolation_keeps_straight_lines(cells: int, points: int) -> None:
     centres = (np.arange(cells) + 0.5) / cells
     expected = np.clip((np.arange(points) + 0.5) / points, centres[0], centres[-1])
     assert np.allclose(matrix @ centres, expected, atol=1e-6)
+
+
+def test_boxes_return_to_the_image_and_mirror_images_are_left_out() -> None:
+    frame = Frame.of(200, 100, 64, "letterbox")
+    square = frame.to_square([[0.25, 0.0, 0.5, 0.5]])
+    found = [Box(box=tuple(edges), score=0.9) for edges in (*square.tolist(), (0.1, 0.0, 0.2, 0.2))]
+    assert [box.box for box in return_boxes(found, frame)] == [(0.25, 0.0, 0.5, 0.5)]
+    assert return_boxes([], frame) == ()
+    assert return_boxes(found, Frame.of(200, 100, 64, "stretch")) == tuple(found)

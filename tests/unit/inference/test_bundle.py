@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from support.toy_bundles import COLOURS, SIDE, write_bundle
+from support.toy_bundles import COLOURS, SIDE, write_bundle, write_locating_bundle
 
 from metal_defects.artifacts import BUNDLE, TUNED_H5
 from metal_defects.errors import BundleError, ConfigError
@@ -205,3 +205,10 @@ class TestFindBundle:
         monkeypatch.setattr("metal_defects.inference.bundle.find_shipped", refuse)
         with pytest.raises(BundleError, match=r"run `python main\.py`"):
             find_bundle(tmp_path)
+
+
+def test_a_bundle_that_names_no_fit_stretches(tmp_path: Path) -> None:
+    assert load_bundle(write_bundle(tmp_path / "old")).card.input.fit == "stretch"
+    assert load_bundle(write_locating_bundle(tmp_path / "new", "letterbox")).card.input.fit == "letterbox"
+    with pytest.raises(BundleError, match="no valid 'input'"):
+        load_bundle(write_locating_bundle(tmp_path / "wrong", "crop"))

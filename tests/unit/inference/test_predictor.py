@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from support.toy_bundles import COLOURS, paint, save, write_bundle
+from support.toy_bundles import CELLS, COLOURS, paint, paint_spot, save, write_bundle, write_locating_bundle
 
 import metal_defects
 from metal_defects.data.imaging import ImageError
@@ -174,3 +174,21 @@ def test_no_training_library_is_imported(tmp_path: Path) -> None:
     source = str(Path(metal_defects.__file__).parents[1])
     result = subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": source}, capture_output=True, text=True)
     assert (result.stdout.strip(), result.returncode) == ("", 0), result.stderr
+
+
+@pytest.mark.parametrize("is_upright", [True, False])
+@pytest.mark.parametrize("fit", ["stretch", "letterbox"])
+def test_heat_map_and_boxes_are_those_of_the_image_however_it_was_made_square(
+    tmp_path: Path, fit: str, is_upright: bool
+) -> None:
+    pixels, (left, top, right, bottom) = paint_spot()
+    expected = np.array((left, top, right, bottom))
+    if is_upright:
+        pixels, expected = pixels.transpose(1, 0, 2), expected[[1, 0, 3, 2]]
+    answer, heat_map = Predictor.load(write_locating_bundle(tmp_path, fit)).explain(pixels)
+    [box] = answer.boxes
+    assert np.abs(np.array(box.box) - expected).max() < 0.07
+    assert heat_map.shape == (CELLS, CELLS)
+    columns, rows = (np.arange(CELLS) + 0.5) / CELLS, (np.arange(CELLS) + 0.5) / CELLS
+    inside = (columns > expected[0]) & (columns < expected[2]) & ((rows > expected[1]) & (rows < expected[3]))[:, None]
+    assert heat_map[inside].mean() > 0.7 and heat_map[~inside].mean() < 0.1

@@ -6,7 +6,7 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from support.findings import make_trials
-from support.model_results import make_trial
+from support.model_results import make_gap, make_trial
 
 from metal_defects.plots.recipes import MOST_SHOWN, draw_recipes
 
@@ -32,8 +32,8 @@ def test_recipes_beyond_a_standard_error_and_those_that_went_no_further_are_holl
     trials = (
         make_trial(0, score=0.01),
         make_trial(1, score=0.5, params={"taps": "deep"}),
-        make_trial(2, first_look=False, behind=0.0, behind_error=0.0),
-        make_trial(3, first_look=False, behind=0.3, behind_error=0.1, params={"hidden_units": 64}),
+        make_trial(2, first_look=False, gap=make_gap(0.0, 0.0)),
+        make_trial(3, first_look=False, gap=make_gap(0.3, 0.1), params={"hidden_units": 64}),
     )
     figure = draw_recipes(trials, tmp_path / "plot.png", winner=2)
     compared, looked = figure.axes[0], figure.axes[2]
@@ -47,7 +47,7 @@ def test_recipes_beyond_a_standard_error_and_those_that_went_no_further_are_holl
 
 def test_first_look_at_very_many_recipes_is_cut_and_the_winner_must_be_compared(tmp_path: Path) -> None:
     many = [make_trial(number, score=0.1 + number, params={"hidden_units": number}) for number in range(MOST_SHOWN + 6)]
-    last = make_trial(99, first_look=False, behind=0.0, behind_error=0.0)
+    last = make_trial(99, first_look=False, gap=make_gap(0.0, 0.0))
     figure = draw_recipes([*many, last], tmp_path / "plot.png", winner=99)
     assert f"First look at 400 images, the best {MOST_SHOWN} of {MOST_SHOWN + 6}" in texts(figure)
     assert len(draw_recipes([last], tmp_path / "one.png", winner=99).axes) == 2

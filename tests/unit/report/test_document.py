@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from support import PROJECT
 from support.evaluations import EVIL, make_evaluation, make_selection, make_verdicts
-from support.findings import draw, make_findings, make_trials, make_tuned, make_validation
+from support.findings import draw, make_findings, make_geometry, make_trials, make_tuned, make_validation
 
 from metal_defects.data.manifest import DataCard
 from metal_defects.data.validation import BalanceCheck
@@ -89,6 +89,15 @@ def test_report_is_self_contained_and_its_pictures_decode(tmp_path: Path, found:
     assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in page.tags}
     assert not re.search(r"url\(|@import|http-equiv", text)
     assert len(text) < 6_000_000
+
+
+def test_the_way_to_make_squares_is_told_with_its_figures(tmp_path: Path, written: tuple[Page, str, str]) -> None:
+    chapter = find_chapter(written[1], "data")
+    assert "Every image becomes a square of 224 px; fit: letterbox." in chapter
+    assert "on 40 training images" in chapter and re.search(r"stretch at 224 px\s*0\.4\s*0\.1\s*0\.02\s*90", chapter)
+    nothing = make_geometry().model_copy(update={"candidates": (), "backbone": None, "images": 0})
+    _, text, _ = write(tmp_path, make_findings(tmp_path, geometry=nothing))
+    assert "letterbox" in find_chapter(text, "data") and "training images, out of fold" not in text
 
 
 def test_names_are_escaped(written: tuple[Page, str, str]) -> None:

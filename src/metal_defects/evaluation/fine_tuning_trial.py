@@ -1,16 +1,18 @@
 """Whether fine-tuning pays: it is tried where the frozen backbone falls short, and kept where it is better for sure."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from metal_defects.config import TrainingParams
+from metal_defects.config import AugmentationParams, TrainingParams
 from metal_defects.data.geometry import Frame
 from metal_defects.data.manifest import ManifestRow
 from metal_defects.data.snapshots import ClassLabels, load_class_labels, load_snapshot, read_images
 from metal_defects.evaluation.significance import standard_error
 from metal_defects.metrics import image_losses
+from metal_defects.models.augmentation import augment, make_mild
 from metal_defects.models.feature_maps import extract_maps
 from metal_defects.models.fine_tuning import MapExamples, fine_tune
 from metal_defects.models.networks import open_trunk
@@ -22,6 +24,8 @@ from metal_defects.trust.locator_targets import cover_cells
 
 # Images with boxes, below which these teach the cells nothing that the labels do not.
 FEWEST_BOXED = 20
+# Augmented views of a training image, besides the eight symmetries of its maps.
+VIEWS = 2
 
 
 def try_fine_tuning(
@@ -86,18 +90,48 @@ def _gather(
     blocks = trainer.backbone.tuned_blocks
     assert blocks is not None
     pixels, (start,) = open_trunk(trainer.backbone, trainer.network, (blocks.start,))
+    count = len(images[0])
     read = read_images(trainer.training.snapshots, "train", "valid")
-    maps = extract_maps(pixels, {blocks.start: start}, read, scratch / "maps")[blocks.start]
+    viewed = _ViewedImages(read, count, make_mild(trainer.training.training.augmentation), trainer.training.seed)
+    maps = extract_maps(pixels, {blocks.start: start}, viewed, scratch / "maps")[blocks.start]
     cells: np.ndarray | None = None
     rows = [row for split in images for row in split]
     if sum(bool(row.boxes) for row in rows) >= FEWEST_BOXED:
         shape = load_class_labels(trainer.training.snapshots)
         cells = cover_classes(rows, shape, max(_sides(trainer, blocks)))
-    count = len(images[0])
-    parts = (slice(None, count), slice(count, None))
-    labels = np.concatenate([trainer.labels["train"], trainer.labels["valid"]])
-    train, valid = (MapExamples(maps[part], labels[part], None if cells is None else cells[part]) for part in parts)
-    return train, valid
+    views = tuple(maps[first : first + count] for first in range(len(read), len(viewed), count))
+    known, held_out = (None, None) if cells is None else (cells[:count], cells[count:])
+    train = MapExamples(maps[:count], trainer.labels["train"], known, views)
+    return train, MapExamples(maps[count : len(read)], trainer.labels["valid"], held_out)
+
+
+@dataclass(frozen=True)
+class _ViewedImages:
+    """Images, and behind them VIEWS augmented views of the first of them, which are made when they are asked for.
+
+    Attributes:
+        images: uint8 (images, side, side, 3).
+        count: how many of them have views.
+        augmentation: what a view may change.
+        seed: of the views.
+    """
+
+    images: np.ndarray
+    count: int
+    augmentation: AugmentationParams
+    seed: int
+
+    def __len__(self) -> int:
+        return len(self.images) + VIEWS * self.count
+
+    def __getitem__(self, part: slice) -> np.ndarray:
+        return np.stack([self._make(number) for number in range(*part.indices(len(self)))])
+
+    def _make(self, number: int) -> np.ndarray:
+        if number < len(self.images):
+            return self.images[number]
+        view, index = divmod(number - len(self.images), self.count)
+        return augment(self.images[index], self.augmentation, (self.seed, 1 + view, index))
 
 
 def _sides(trainer: FrozenTrainer, blocks: TunedBlocks) -> list[int]:

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -17,10 +17,19 @@ if TYPE_CHECKING:
 MOST_FLOAT16 = 60_000.0
 
 
+class Images(Protocol):
+    """Many images, made a batch at a time."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, part: slice) -> np.ndarray:
+        """Some of them, uint8 (images, side, side, 3)."""
+
+
 def extract_maps(
     pixels: "keras.KerasTensor",
     maps: "Mapping[str, keras.KerasTensor]",
-    images: np.ndarray,
+    images: "np.ndarray | Images",
     folder: Path,
 ) -> dict[str, np.ndarray]:
     """Feature maps of images, float16 (images, side, side, channels) by name, in files that memory is not needed for.
@@ -28,7 +37,7 @@ def extract_maps(
     Args:
         pixels: input of a network.
         maps: its feature maps by name.
-        images: uint8 (images, side, side, 3).
+        images: uint8 (images, side, side, 3), or what makes them as they are asked for.
         folder: gets one .npy file per tap.
     """
     import keras
@@ -42,8 +51,9 @@ def extract_maps(
     ends = np.cumsum([int(np.prod(shape)) for shape in shapes])
     files = [_allocate(folder / f"{tap}.npy", (len(images), *shape)) for tap, shape in zip(maps, shapes, strict=True)]
     start = 0
-    batches = [images[first : first + BATCH] for first in range(0, len(images), BATCH)]
-    for rows in track(map_ordered(run, batches), "Feature maps", total=len(batches)):
+    firsts = range(0, len(images), BATCH)
+    computed = map_ordered(lambda first: run(images[first : first + BATCH]), firsts)
+    for rows in track(computed, "Feature maps", total=len(firsts)):
         for file, part in zip(files, np.split(rows, ends[:-1], axis=1), strict=True):
             part = np.clip(part, -MOST_FLOAT16, MOST_FLOAT16)
             file[start : start + len(rows)] = part.reshape(-1, *file.shape[1:])

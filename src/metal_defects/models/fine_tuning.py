@@ -47,11 +47,23 @@ class MapExamples:
         labels: int (images,).
         cells: share of each cell that boxes of each class cover, (images, grid, grid, classes); NaN for an image
             without boxes; None where there are none at all.
+        views: maps of augmented views of the images, each like `maps`; where their boxes went is not known.
     """
 
     maps: np.ndarray
     labels: np.ndarray
     cells: np.ndarray | None = None
+    views: tuple[np.ndarray, ...] = ()
+
+    def draw(self, rows: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Maps of some images, each of a view drawn at random, and their cells, NaN where unknown; seed 0 is clean."""
+        drawn = np.random.default_rng(seed).integers(1 + len(self.views), size=len(rows))
+        chosen = drawn if seed else np.zeros_like(drawn)
+        sources = (self.maps, *self.views)
+        maps = np.stack([sources[view][row] for view, row in zip(chosen.tolist(), rows.tolist(), strict=True)])
+        if self.cells is None:
+            return maps, np.zeros((len(rows), 1, 1, 1), np.float32)
+        return maps, np.where((chosen == 0)[:, None, None, None], self.cells[rows], np.float32(np.nan))
 
 
 @dataclass(frozen=True)
@@ -140,7 +152,8 @@ def fine_tune(
 
     keras.utils.set_random_seed(seed)
     blocks, head = _open_blocks(backbone, network, len(weights))
-    learner = _build_learner(blocks, head, params.fine_tune_learning_rate, with_cells=train.cells is not None)
+    has_cells, smoothing = train.cells is not None, params.from_scratch.label_smoothing
+    learner = _build_learner(blocks, head, params.fine_tune_learning_rate, has_cells, smoothing)
     batches = _make_batches(train, weights, params.from_scratch.batch_size, seed)
     judged = _make_batches(valid, weights, params.from_scratch.batch_size, None)
     seconds = _time_epoch(learner, batches)
@@ -173,7 +186,9 @@ def _open_blocks(backbone: Backbone, network: "keras.Model", classes: int) -> "t
     return blocks, build_evidence_head(shapes, classes)
 
 
-def _build_learner(blocks: "keras.Model", head: "keras.Model", learning_rate: float, with_cells: bool) -> "keras.Model":
+def _build_learner(
+    blocks: "keras.Model", head: "keras.Model", learning_rate: float, with_cells: bool, label_smoothing: float = 0.0
+) -> "keras.Model":
     """From feature maps to probabilities, and to the evidence of every cell where boxes teach; compiled."""
     import keras
     from keras import layers
@@ -184,7 +199,8 @@ def _build_learner(blocks: "keras.Model", head: "keras.Model", learning_rate: fl
     maps = keras.Input(blocks.input_shape[1:], name="maps")
     ends = blocks(maps)
     learner = keras.Model(maps, keras.Model(head.inputs, outputs)(ends if isinstance(ends, list | tuple) else [ends]))
-    losses = {PROBABILITIES: keras.losses.CategoricalCrossentropy(), EVIDENCE: keras.losses.BinaryCrossentropy()}
+    of_image = keras.losses.CategoricalCrossentropy(label_smoothing=label_smoothing)
+    losses = {PROBABILITIES: of_image, EVIDENCE: keras.losses.BinaryCrossentropy()}
     shares = {PROBABILITIES: 1.0, EVIDENCE: BOX_SHARE}
     learner.compile(
         optimizer=keras.optimizers.AdamW(learning_rate, weight_decay=WEIGHT_DECAY),
@@ -210,11 +226,8 @@ def _make_batches(examples: MapExamples, weights: np.ndarray, batch_size: int, s
     labels, cells, classes = tf.constant(examples.labels), examples.cells, len(weights)
     count, sample_weights = len(examples.labels), tf.constant(weights[examples.labels])
 
-    def read(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return examples.maps[rows], cells[rows] if cells is not None else np.zeros((len(rows), 1, 1, 1), np.float32)
-
     def prepare(rows: "tf.Tensor", number: "tf.Tensor") -> "tuple[tf.Tensor, Targets, Targets]":
-        maps, wanted = tf.numpy_function(read, (rows,), (tf.float16, tf.float32))
+        maps, wanted = tf.numpy_function(examples.draw, (rows, number), (tf.float16, tf.float32))
         maps = tf.ensure_shape(tf.cast(maps, tf.float32), (None, *examples.maps.shape[1:]))
         targets = {PROBABILITIES: tf.one_hot(tf.gather(labels, rows), classes)}
         shares = {PROBABILITIES: tf.gather(sample_weights, rows)}

@@ -148,7 +148,10 @@ def _list_recipes(trainer: FrozenTrainer, space: "keras_tuner.HyperParameters") 
     """Every combination without augmented views, the base model's first, then the cheapest for an image."""
     names = [parameter.name for parameter in space.space if parameter.name != "views"]
     choices = [parameter.values for parameter in space.space if parameter.name != "views"]
-    base = {name: trainer.defaults()[name] for name in names} | {"views": "none"}
+    # Of the base model, as far as the settings leave it open: a single choice is a demand.
+    usual = trainer.defaults()
+    pairs = zip(names, choices, strict=True)
+    base = {name: usual[name] if usual[name] in offered else offered[0] for name, offered in pairs} | {"views": "none"}
     recipes = [dict(zip(names, values, strict=True)) | {"views": "none"} for values in product(*choices)]
     others = [recipe for recipe in recipes if recipe != base]
     return [base, *sorted(others, key=lambda recipe: (trainer.cost(trainer.read_recipe(recipe)), str(recipe)))]

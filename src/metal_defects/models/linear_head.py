@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # From no more than the classes' shares to hardly a penalty at all; a half order of magnitude hardly moves an answer.
 PENALTIES = (0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001)
 # Gradient at which a solution counts as found: of a trial, and of what is kept.
-TRIAL_TOLERANCE, FINAL_TOLERANCE = 1e-4, 1e-6
+TRIAL_TOLERANCE, FINAL_TOLERANCE = 1e-4, 1e-5
 MOST_STEPS = 500
 # Typical p (1 - p) of a class, by which the curvature of an axis is judged.
 CURVATURE = 0.15

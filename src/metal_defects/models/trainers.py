@@ -12,7 +12,7 @@ from metal_defects.config import FromScratchParams, HyperparameterTuningParams, 
 from metal_defects.data.snapshots import load_class_labels, load_labels, load_snapshot
 from metal_defects.metrics import image_losses
 from metal_defects.models.feature_bank import FeatureBank, choose_views, load_or_extract
-from metal_defects.models.linear_head import FINAL_TOLERANCE
+from metal_defects.models.linear_head import FINAL_TOLERANCE, TRIAL_TOLERANCE
 from metal_defects.models.network_training import fit_network
 from metal_defects.models.networks import (
     assemble,
@@ -208,7 +208,13 @@ class FrozenTrainer:
         return class_weights(labels, len(self.weights), self.training.training.class_weights)
 
     def fit_heads(
-        self, recipe: HeadRecipe, train: Examples, make_callbacks: MakeCallbacks, title: str, folder: Path | None = None
+        self,
+        recipe: HeadRecipe,
+        train: Examples,
+        make_callbacks: MakeCallbacks,
+        title: str,
+        folder: Path | None = None,
+        tolerance: float = TRIAL_TOLERANCE,
     ) -> Iterator[Head]:
         """Heads of a recipe for some images: one per penalty that it leaves open, the strongest first.
 
@@ -218,6 +224,7 @@ class FrozenTrainer:
             make_callbacks: gives the callbacks of a head that is trained.
             title: shown with the progress of one that is trained.
             folder: for its logs.
+            tolerance: of the solver, where the recipe names a penalty.
         """
         weights = self.weigh(train.labels)
         if recipe.hidden_units:
@@ -229,12 +236,14 @@ class FrozenTrainer:
         elif recipe.l2 == "auto":
             yield from solve_heads(train, weights, recipe.label_smoothing)
         else:
-            yield from solve_heads(train, weights, recipe.label_smoothing, (recipe.l2,), FINAL_TOLERANCE)
+            yield from solve_heads(train, weights, recipe.label_smoothing, (recipe.l2,), tolerance)
 
     def fit(self, values: Hyperparameters, make_callbacks: MakeCallbacks, folder: Path, title: str) -> Fitted:
         recipe = self.read_recipe(values)
         valid = self.examples(recipe, "valid")
-        heads = list(self.fit_heads(recipe, self.examples(recipe), make_callbacks, title, folder))
+        heads = list(
+            self.fit_heads(recipe, self.examples(recipe), make_callbacks, title, folder, tolerance=FINAL_TOLERANCE)
+        )
         losses = [float(image_losses(valid.labels, _answer(head, valid.clean)).mean()) for head in heads]
         head = heads[int(np.argmin(losses))]
         path = {"l2": [one.l2 for one in heads], "val_loss": losses}

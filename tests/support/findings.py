@@ -23,7 +23,7 @@ from metal_defects.data.validation import (
 )
 from metal_defects.inference.card import BundleCard, InputCard, Parity, Provenance, Variant
 from metal_defects.metrics import share
-from metal_defects.models.results import BaseResult, Leaderboard, LogLosses, TunedResult
+from metal_defects.models.results import BaseResult, FineTuning, Leaderboard, LogLosses, TunedResult
 from metal_defects.records import write_record, write_rows, write_table
 from metal_defects.report.findings import Findings, StageRecord
 from support.evaluations import (
@@ -37,6 +37,7 @@ from support.evaluations import (
     make_probabilities,
     make_split_metrics,
 )
+from support.model_results import make_trial
 
 
 def make_validation(**parts: Any) -> ValidationReport:
@@ -142,8 +143,7 @@ def _base(name: str, title: str) -> BaseResult:
         weights="ImageNet",
         gmacs=0.4,
         parameters=10,
-        views=2,
-        fine_tuned=False,
+        views=("damage", "mild"),
         engine="onnx",
         milliseconds_per_image=7.3,
         hyperparameters={},
@@ -162,8 +162,10 @@ def _tuned() -> TunedResult:
         kind="frozen",
         weights="ImageNet",
         base_model_kept=True,
-        hyperparameters={"learning_rate": 0.001, "taps": "default"},
-        trials=2,
+        hyperparameters={"taps": "default", "pooling": "moments", "views": "all", "hidden_units": 0, "l2": 0.003},
+        trials=(make_trial(0), make_trial(1, first_look=False, behind=0.0, behind_error=0.0)),
+        reason="Its loss, 0.2800, is the lowest, and none of those that tie with it is cheaper.",
+        fine_tuning=FineTuning(reason="It was not wanted (training.fine_tune)."),
         valid_log_loss=LogLosses(base=0.06, tuned=0.28),
         seconds=5.0,
         valid=make_split_metrics(),

@@ -6,7 +6,7 @@ import numpy as np
 
 from metal_defects.data.manifest import DataCard
 from metal_defects.metrics import Metrics, SplitMetrics, classification_metrics
-from metal_defects.models.results import BaseResult
+from metal_defects.models.results import BaseResult, Trial
 
 DATA = DataCard(kind="path", notice=None)
 
@@ -28,8 +28,7 @@ def make_base_result(**changes: Any) -> BaseResult:
         "weights": "random",
         "gmacs": 0.5,
         "parameters": 10,
-        "views": 0,
-        "fine_tuned": False,
+        "views": (),
         "engine": "ONNX Runtime",
         "milliseconds_per_image": 1.0,
         "hyperparameters": {},
@@ -37,3 +36,22 @@ def make_base_result(**changes: Any) -> BaseResult:
         "seconds": 1.0,
     }
     return BaseResult(**usual | splits | changes)
+
+
+def make_trial(number: int, **changes: Any) -> Trial:
+    """A first look that went well, or another trial."""
+    params = {"taps": "default", "pooling": "moments", "views": "none", "hidden_units": 0, "l2": 0.003}
+    usual = {
+        "number": number,
+        "status": "COMPLETED",
+        "score": 0.28,
+        "accuracy": 0.98,
+        "images": 400,
+        "first_look": True,
+        "gmacs": 0.3,
+        "seconds": 2.0,
+        "epochs": None,
+        "params": params | changes.pop("params", {}),
+        "message": "",
+    }
+    return Trial(**usual | changes)

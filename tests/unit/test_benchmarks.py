@@ -23,7 +23,6 @@ NOTEBOOK = PROJECT / "research" / "research.ipynb"
 SCRIPTS = (
     "benchmarks/acceptance.py",
     "benchmarks/cross_validation.py",
-    "benchmarks/head_speed.py",
     "benchmarks/leakage.py",
     "benchmarks/overlaps.py",
     "benchmarks/custom_cnn.py",

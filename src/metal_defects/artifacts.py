@@ -67,13 +67,15 @@ LEADERBOARD_TABLE = Artifact(TRAINING, "leaderboard.csv", "the same as a table")
 LEADERBOARD_PLOT = Artifact(TRAINING, "leaderboard.png", "the same as a plot")
 BEST = Artifact(TRAINING, "best_base_model.json", "the best base model, and why")
 BASE_MODELS = Artifact(TRAINING, "base_*.h5", "the base models")
-BASE_PLOTS = Artifact(TRAINING, "*/*.png", "learning curves and confusion matrices of every base model")
+BASE_PLOTS = Artifact(
+    TRAINING, "*/*.png", "learning curves or paths of penalties, and confusion matrices, of every base model"
+)
 
 TUNED_H5 = Artifact(TUNING, "tuned_model.h5", "the tuned model")
 TUNED_KERAS = Artifact(TUNING, "tuned_model.keras", "the tuned model in Keras' own format")
 TUNED_CARD = Artifact(TUNING, "tuned_model.json", "what prediction needs beside the weights")
 TUNED_METRICS = Artifact(TUNING, "metrics.json", "scores of the tuned model; its test")
-TRIALS = Artifact(TUNING, "trials.csv", "every trial of the search")
+TRIALS = Artifact(TUNING, "trials.csv", "every trial of the search: its hyperparameters, and how they did")
 TUNING_PLOTS = Artifact(TUNING, "*.png", "plots of the search and of the tuned model")
 PREDICTIONS = Artifact(TUNING, "predictions_*.csv", "the tuned model's answers to the validation and test images")
 

@@ -23,7 +23,7 @@ from metal_defects.data.validation import (
 )
 from metal_defects.inference.card import BundleCard, InputCard, Parity, Provenance, Variant
 from metal_defects.metrics import share
-from metal_defects.models.results import BaseResult, FineTuning, Leaderboard, LogLosses, TunedResult
+from metal_defects.models.results import BaseResult, FineTuning, Leaderboard, LogLosses, Trial, TunedResult
 from metal_defects.records import write_record, write_rows, write_table
 from metal_defects.report.findings import Findings, StageRecord
 from support.evaluations import (
@@ -114,7 +114,7 @@ def make_findings(artifacts: Path, **parts: Any) -> Findings:
         "quarantine": (LeftOut(path=EVIL, reason="empty", detail=EVIL),),
         "images": images,
         "leaderboard": Leaderboard(data=CLEAN, rule=EVIL, models=(_base("toy", EVIL), _base("other", "Other"))),
-        "tuned": _tuned(),
+        "tuned": make_tuned(),
         "evaluation": make_evaluation(),
         "bundle": make_bundle(),
         "preprocessed": folder[a.PREPROCESSING],
@@ -146,31 +146,54 @@ def _base(name: str, title: str) -> BaseResult:
         views=("damage", "mild"),
         engine="onnx",
         milliseconds_per_image=7.3,
-        hyperparameters={},
-        epochs=3,
+        hyperparameters={"l2": 0.003},
+        epochs=0,
         seconds=4.0,
         valid=make_split_metrics(),
         test=make_split_metrics(),
     )
 
 
-def _tuned() -> TunedResult:
-    return TunedResult(
-        data=CLEAN,
-        name="toy",
-        title=EVIL,
-        kind="frozen",
-        weights="ImageNet",
-        base_model_kept=True,
-        hyperparameters={"taps": "default", "pooling": "moments", "views": "all", "hidden_units": 0, "l2": 0.003},
-        trials=(make_trial(0), make_trial(1, first_look=False, behind=0.0, behind_error=0.0)),
-        reason="Its loss, 0.2800, is the lowest, and none of those that tie with it is cheaper.",
-        fine_tuning=FineTuning(reason="It was not wanted (training.fine_tune)."),
-        valid_log_loss=LogLosses(base=0.06, tuned=0.28),
-        seconds=5.0,
-        valid=make_split_metrics(),
-        test=make_split_metrics(),
+def make_trials() -> tuple[Trial, ...]:
+    """A first look at two recipes, and the comparison of three, of which the last one failed and the second wins."""
+    compared = {"first_look": False, "images": COUNT, "damaged_accuracy": 0.925}
+    return (
+        make_trial(0),
+        make_trial(1, gmacs=0.28, params={"taps": "early"}),
+        make_trial(2, **compared, behind=0.0, behind_error=0.0),
+        make_trial(3, **compared, behind=0.0123, behind_error=0.0456, gmacs=0.28, params={"taps": "early"}),
+        make_trial(4, first_look=False, status="FAILED", score=None, accuracy=None, images=None, seconds=None),
     )
+
+
+def make_tuned(**parts: Any) -> TunedResult:
+    """The result of a search for a recipe, beside which fine-tuning was tried and dropped; `parts` replace fields."""
+    training = {"label_smoothing": 0.05, "dropout": 0.2, "learning_rate": 0.001, "batch_size": 64, "epochs": 30}
+    usual: dict[str, Any] = {
+        "data": CLEAN,
+        "name": "toy",
+        "title": EVIL,
+        "kind": "frozen",
+        "weights": "ImageNet",
+        "base_model_kept": False,
+        "hyperparameters": training | make_trials()[3].params,
+        "trials": make_trials(),
+        "reason": f"Its loss is near {EVIL}.",
+        "fine_tuning": FineTuning(
+            reason=f"Not more than {EVIL}.",
+            minutes=3.5,
+            images=COUNT,
+            frozen_accuracy=0.975,
+            accuracy=0.95,
+            gain=-0.1,
+            gain_error=0.02,
+        ),
+        "valid_log_loss": LogLosses(base=0.06, tuned=0.28),
+        "seconds": 5.0,
+        "valid": make_split_metrics(),
+        "test": make_split_metrics(),
+    }
+    return TunedResult(**usual | parts)
 
 
 def make_bundle() -> BundleCard:
@@ -225,7 +248,7 @@ def make_bundle() -> BundleCard:
 
 def _leave_pictures(found: Findings) -> None:
     """Every picture that the stages draw for these findings, and the tables of predictions."""
-    curve = ("learning_curve",) if found.evaluation.learning_curve else ()
+    labels = ("learning_curve",) if found.evaluation.learning_curve else ()
     measured = (
         "reliability",
         "coverage",
@@ -235,7 +258,7 @@ def _leave_pictures(found: Findings) -> None:
         "locator_examples",
         "robustness",
         "noise",
-        *curve,
+        *labels,
     )
     data = ("sample_images", "class_counts", "intensity_histograms", "mean_images")
     splits = [f"{plot}_{split}" for plot in ("confusion_matrix", "per_class") for split in ("valid", "test")]
@@ -244,9 +267,12 @@ def _leave_pictures(found: Findings) -> None:
     draw(found.variants_plot)
     for folder, names in (
         (found.data_plots, data),
-        (found.tuning_plots, ("learning_curves", "trials", *splits)),
+        (found.tuning_plots, ("trials", *splits)),
         (found.evaluation_plots, measured),
-        *((found.base_plots / name, ("learning_curves", "confusion_matrix_test")) for name in ("toy", "other")),
+        *(
+            (found.base_plots / name, (curve, "confusion_matrix_test"))
+            for name, curve in (("toy", "l2_path"), ("other", "learning_curves"))
+        ),
     ):
         for name in names:
             draw(folder / f"{name}.png")

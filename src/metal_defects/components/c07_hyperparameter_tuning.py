@@ -34,11 +34,21 @@ from metal_defects.files import sha256_file
 from metal_defects.log import logger
 from metal_defects.metrics import SplitMetrics, format_accuracy, image_losses
 from metal_defects.models.network_search import search_network
-from metal_defects.models.results import BestBase, FineTuning, LogLosses, ModelEntry, ModelList, TunedCard, TunedResult
+from metal_defects.models.results import (
+    BestBase,
+    FineTuning,
+    LogLosses,
+    ModelEntry,
+    ModelList,
+    TunedCard,
+    TunedResult,
+    find_winner,
+)
 from metal_defects.models.search import OBJECTIVE, Found
 from metal_defects.models.trainers import Fitted, FrozenTrainer, Trainer, make_trainer
 from metal_defects.models.training import predict_images
 from metal_defects.pipeline.context import StageContext
+from metal_defects.plots.recipes import draw_recipes
 from metal_defects.plots.training import draw_history
 from metal_defects.plots.tuning import draw_trials
 from metal_defects.records import write_record, write_table
@@ -64,10 +74,10 @@ def run(ctx: StageContext) -> None:
     _write_trials(ctx.out, found)
     make_callbacks = partial(build_callbacks, ctx.setting("callbacks"))
     fitted = trainer.fit(found.values, make_callbacks, ctx.out / "tuned", f"{entry.title} refit")
-    draw_history(fitted.history, ctx.out, f"tuned {entry.full_title}")
     fine_tuned, fine_tuning = _fine_tune(ctx, trainer, fitted, found, images)
     if fine_tuned is not None:
         fitted = fine_tuned
+    draw_history(fitted.history, ctx.out, f"tuned {entry.full_title}")
     tuned_loss = float(image_losses(labels, fitted.predict("valid")).mean())
     base_loss = best.valid_log_loss[best.name]
     # A recipe won on far more images than the validation split has; a network was judged by these alone.
@@ -123,16 +133,13 @@ def _fine_tune(
     """The fine-tuned network where it is better, and what came of trying; None of a network trained from scratch."""
     if not isinstance(trainer, FrozenTrainer):
         return None, None
-    accuracy = max(trial.accuracy or 0.0 for trial in found.trials if trial.params == found.values)
+    accuracy = find_winner(found.trials, found.values).accuracy or 0.0
     known = {row.path: row for row in ctx.read_rows(MANIFEST, ManifestRow)}
     rows = [[known[row.source] for row in images.select(split)] for split in ("train", "valid")]
     make_callbacks = partial(build_callbacks, ctx.setting("callbacks"))
     folder = ctx.out / "fine_tuning"
     tuned, result = try_fine_tuning(trainer, frozen, accuracy, rows, images.classes, make_callbacks, folder, ctx.resume)
     logger.info("   fine-tuning: %s", result.reason)
-    if tuned is None:
-        return None, result
-    draw_history(tuned.history, folder, f"fine-tuned {trainer.entry.full_title}")
     return tuned, result
 
 
@@ -146,7 +153,9 @@ def _write_trials(folder: Path, found: Found) -> None:
         for trial in found.trials
     )
     write_table(folder / TRIALS.file, ("trial", "status", "first_look", "images", OBJECTIVE, *measured, *names), rows)
-    draw_trials(found.trials, folder / "trials.png")
+    winner = find_winner(found.trials, found.values)
+    draw = draw_trials if winner.behind is None else draw_recipes
+    draw(found.trials, folder / "trials.png", winner.number)
 
 
 def _evaluate(folder: Path, snapshots: Path, images: LabelledImages, title: str) -> dict[str, SplitMetrics]:
@@ -175,6 +184,6 @@ def _make_card(ctx: StageContext, result: TunedResult, classes: tuple[str, ...])
         resize=ctx.setting("data_preprocessing.resize"),
         limits=ctx.setting("image"),
         hyperparameters=result.hyperparameters,
-        fine_tuned=result.fine_tuning is not None and result.fine_tuning.kept,
+        fine_tuned=result.is_fine_tuned,
         sha256=sha256_file(ctx.out / TUNED_H5.file),
     )

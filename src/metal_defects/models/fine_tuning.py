@@ -222,7 +222,7 @@ def _make_batches(examples: MapExamples, weights: np.ndarray, batch_size: int, s
             wanted = tf.ensure_shape(wanted, (None, *cells.shape[1:]))
             known = tf.math.reduce_all(tf.math.is_finite(wanted), axis=(1, 2, 3))
             targets[EVIDENCE] = _turn(tf.where(known[:, None, None, None], wanted, 0.0), number)
-            shares[EVIDENCE] = tf.cast(known, tf.float32)
+            shares[EVIDENCE] = tf.cast(known, tf.float32)[:, None, None]  # Keras' loss of the cells has three axes
         return _turn(maps, number), targets, shares
 
     rows = tf.data.Dataset.range(count)

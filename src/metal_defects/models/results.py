@@ -1,5 +1,6 @@
 """What stages 04, 06 and 07 write about their models."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 from metal_defects.config import ImageSchema, Resize, ViewKind
@@ -126,6 +127,15 @@ class Trial(Record):
     message: str
 
 
+def find_winner(trials: Sequence[Trial], values: Hyperparameters) -> Trial:
+    """The trial whose hyperparameters are among `values`; where there are several, the one of the lowest loss.
+
+    A first look decides nothing, so that it is never the one.
+    """
+    finished = [trial for trial in trials if trial.score is not None and not trial.first_look]
+    return min((trial for trial in finished if trial.params.items() <= values.items()), key=lambda one: one.score or 0)
+
+
 class LogLosses(Record):
     """Log loss on the validation images, in nats."""
 
@@ -177,6 +187,16 @@ class TunedResult(Record):
     def full_title(self) -> str:
         """With the origin of the weights."""
         return f"tuned {self.title} ({self.weights})"
+
+    @property
+    def winner(self) -> Trial | None:
+        """The trial that won; None where the base model was kept all the same."""
+        return None if self.base_model_kept else find_winner(self.trials, self.hyperparameters)
+
+    @property
+    def is_fine_tuned(self) -> bool:
+        """Whether the fine-tuned network took the place of the head on the frozen backbone."""
+        return self.fine_tuning is not None and self.fine_tuning.kept
 
 
 class TunedCard(Record):

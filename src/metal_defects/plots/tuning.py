@@ -1,4 +1,4 @@
-"""Plot of a hyperparameter search."""
+"""Plot of the search for the hyperparameters of a network that every trial trains as a whole."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -46,21 +46,24 @@ class Finished(Tried, Protocol):
     def score(self) -> float: ...
 
 
-def draw_trials(trials: Sequence[Tried], target: Path, title: str = "Hyperparameter search") -> "Figure":
+def draw_trials(
+    trials: Sequence[Tried], target: Path, winner: int, title: str = "Search for hyperparameters"
+) -> "Figure":
     """Score of every trial with the best so far, and the score against each hyperparameter that was varied.
 
     Args:
-        trials: in the order of the search.
+        trials: in the order of the search, all judged by the same images.
         target: file to write.
+        winner: number of the trial that won.
         title: above the plot.
 
     Raises:
-        ValueError: no trial has a score.
+        ValueError: the winner is not among the trials that have a score.
     """
     finished = [trial for trial in trials if _has_score(trial)]
-    if not finished:
-        raise ValueError(f"A plot of trials needs one with a score. Got {len(trials)} trials without.")
-    best = min(finished, key=lambda trial: trial.score)
+    best = next((trial for trial in finished if trial.number == winner), None)
+    if best is None:
+        raise ValueError(f"The winner must be one of {len(finished)} trials that have a score. Got trial {winner}.")
     names = _varied(finished)
     rows = -(-len(names) // COLUMNS)
     figure = new_figure(9.5, 3.2 + 2.1 * rows)

@@ -2,7 +2,7 @@
 
 import csv
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,14 +10,19 @@ from typing import Any
 from metal_defects.data.manifest import SPLITS
 from metal_defects.evaluation.cross_validation import Misjudged
 from metal_defects.metrics import Metrics, Misnamed, Score
+from metal_defects.models.results import Trial, Value
 from metal_defects.records import Record
 from metal_defects.report.findings import Findings
+from metal_defects.report.parts import percent, say, show
 
 MOST_PROBABILITIES = 4
 NEU_CLASSES = ("Crazing", "Inclusion", "Patches", "Pitted", "Rolled", "Scratches")
 NEU_IMAGES_PER_CLASS = 300
 # Signal-to-noise ratios in dB for which there is a published accuracy.
 NOISES = (30, 20)
+# What a linear head has no use for, because it is solved.
+OF_TRAINING = ("dropout", "learning_rate", "batch_size", "epochs")
+CURVES = {"learning_curves.png": "learning curves", "l2_path.png": "log loss by penalty"}
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,69 @@ def group_mixed(found: Findings) -> list[tuple[str, str, int, str]]:
 def list_fields(records: Sequence[Record]) -> list[tuple[Any, ...]]:
     """The values of records of one kind: rows of a table."""
     return [tuple(value for _, value in record) for record in records]
+
+
+def list_curves(folder: Path) -> list[tuple[Path, str]]:
+    """Plots of how a model was fitted, with what they show; none of a head that was solved for one given penalty."""
+    return [(folder / file, what) for file, what in CURVES.items() if (folder / file).exists()]
+
+
+def list_hyperparameters(found: Findings) -> list[tuple[str, Value]]:
+    """Those that the tuned model was fitted with."""
+    values = found.tuned.hyperparameters
+    is_solved = found.tuned.kind == "frozen" and not values["hidden_units"]
+    return [(name, value) for name, value in values.items() if not (is_solved and name in OF_TRAINING)]
+
+
+def list_trials(found: Findings) -> tuple[list[str], list[tuple[str | Value, ...]]]:
+    """Columns and rows of the table of trials, the comparison first; what no trial has gets no column."""
+    trials, winner = sorted(found.tuned.trials, key=lambda one: (one.first_look, one.number)), found.tuned.winner
+    names = list(dict.fromkeys(name for trial in trials for name in trial.params))
+    cells: dict[str, Sequence[str | Value]] = {
+        "trial": [f"{one.number}, chosen" if one is winner else one.number for one in trials],
+        "part": [_name_part(one) for one in trials],
+        **{say(name): [one.params.get(name) for one in trials] for name in names},
+        "images": [one.images for one in trials],
+        "log loss": _write([one.score for one in trials], "{:.4f}".format),
+        "above the lowest": [_name_distance(one) for one in trials],
+        "accuracy": _write([one.accuracy for one in trials], percent),
+        "on damaged views": _write([one.damaged_accuracy for one in trials], percent),
+        "10⁹ multiply-adds": [one.gmacs for one in trials],
+        "seconds": _write([one.seconds for one in trials], "{:.1f}".format),
+        "epochs": [one.epochs for one in trials],
+    }
+    told = {title: column for title, column in cells.items() if any(value is not None for value in column)}
+    return list(told), list(zip(*told.values(), strict=True))
+
+
+def describe_recipe(found: Findings) -> str:
+    """What makes the tuned model, in one line."""
+    values, tuned = found.tuned.hyperparameters, found.tuned
+    if tuned.kind == "from scratch":
+        return "trained from scratch; " + ", ".join(f"{say(name)} {show(value)}" for name, value in values.items())
+    if tuned.is_fine_tuned:
+        return "middle blocks of the backbone fine-tuned, with a head that looks at every cell of their feature maps"
+    head = f"a hidden layer of {values['hidden_units']} units" if values["hidden_units"] else "a linear head"
+    return (
+        f"{head} on the frozen backbone; taps: {values['taps']}; pooling: {values['pooling']}; augmented views: "
+        f"{values['views']}; penalty (l2): {show(values['l2'])}"
+    )
+
+
+def _write(values: Sequence[float | None], how: Callable[[float], str]) -> list[str | None]:
+    return [None if value is None else how(value) for value in values]
+
+
+def _name_part(trial: Trial) -> str:
+    """What a trial was for."""
+    return "failed" if trial.score is None else "first look" if trial.first_look else "compared"
+
+
+def _name_distance(trial: Trial) -> str | None:
+    """How far its loss is above the lowest one of the comparison."""
+    if trial.behind is None or trial.behind == 0:
+        return None if trial.behind is None else "lowest"
+    return f"{trial.behind:.4f} ± {trial.behind_error:.4f}"
 
 
 def list_confusions(metrics: Metrics) -> list[tuple[str, str, int]]:

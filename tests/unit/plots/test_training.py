@@ -11,18 +11,22 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 from matplotlib.text import Text
 from PIL import Image
+from support.findings import make_trials
 from support.model_results import make_base_result
 
 from metal_defects.metrics import Metrics, classification_metrics
 from metal_defects.models.results import BaseResult, Trial, Weights
 from metal_defects.plots.diagram import Block, draw_diagram
+from metal_defects.plots.recipes import draw_recipes
 from metal_defects.plots.style import new_figure, save_figure, shorten
 from metal_defects.plots.training import (
     draw_class_scores,
     draw_confusion_matrix,
+    draw_history,
     draw_leaderboard,
     draw_learning_curves,
     draw_misjudged,
+    draw_penalty_path,
 )
 from metal_defects.plots.tuning import draw_trials
 
@@ -31,6 +35,7 @@ HISTORY = {
     "loss": [0.9, 0.5, 0.4, 0.3], "val_loss": [1.0, 0.6, 0.5, 0.7], "accuracy": [0.5, 0.7, 0.8, 0.9],
     "val_accuracy": [0.4, 0.6, 0.8, 0.7], "learning_rate": [1e-3, 1e-3, 1e-3, 5e-4],
 }  # fmt: skip
+PATH = {"l2": [0.1, 0.01, 0.001], "val_loss": [0.5, 0.2, 0.3]}
 BLOCKS = [
     Block("Pixels", "224 x 224 x 3"), Block("Stage 1", "28 x 28 x 40", tap=True), Block("Stage 2", "14 x 14 x 112"),
     Block("Stage 3", "7 x 7 x 192", tap=True), Block("Concatenation", "464"), Block("Softmax", ""),
@@ -50,14 +55,16 @@ def make_row(title: str, weights: Weights) -> BaseResult:
     return make_base_result(title=title, weights=weights, valid=make_metrics(3, 0.9), test=make_metrics(3, 0.8))
 
 
-def make_trials() -> list[Trial]:
+def make_trainings() -> list[Trial]:
+    """Trials that each trained a network; the lowest loss is that of number 4."""
     scores = [0.5, None, 0.2, 0.3, 0.05, 0.4, 0.3]
     rates = [1e-3, 1e-4, 1e-5, 3e-4, 1e-2, 2e-5, 5e-4]
     return [
         Trial(
             number=number,
             score=score,
-            val_accuracy=None if score is None else 1 - score / 2,
+            accuracy=None if score is None else 1 - score / 2,
+            images=None if score is None else 60,
             status="FAILED" if score is None else "COMPLETED",
             seconds=None if score is None else 2.5,
             epochs=None if score is None else 4,
@@ -83,11 +90,13 @@ def points(figure: Figure) -> int:
 
 DRAW: dict[str, Callable[[Path], Figure]] = {
     "confusion_matrix": lambda target: draw_confusion_matrix([[5, 1, 0], [0, 6, 0], [2, 0, 4]], NAMES, target, "Model"),
-    "learning_curves": lambda target: draw_learning_curves(HISTORY, target, "Model", frozen_epochs=3),
+    "learning_curves": lambda target: draw_learning_curves(HISTORY, target, "Model"),
+    "penalty_path": lambda target: draw_penalty_path(PATH, target, "Model"),
     "leaderboard": lambda target: draw_leaderboard([make_row("A", "ImageNet"), make_row("B", "random")], target),
     "per_class_scores": lambda target: draw_class_scores(make_metrics(3, 0.8), target, "Model"),
     "misjudged_grid": lambda target: draw_misjudged(make_images(2), ["a → b", "b → a"], target, "Model"),
-    "tuning_trials": lambda target: draw_trials(make_trials(), target),
+    "tuning_trials": lambda target: draw_trials(make_trainings(), target, winner=4),
+    "recipes": lambda target: draw_recipes(make_trials(), target, winner=3),
     "model_diagram": lambda target: draw_diagram(BLOCKS, target, "Model"),
 }
 
@@ -145,9 +154,9 @@ def test_confusion_matrix_that_fits_no_names_is_refused(matrix: list, names: lis
 
 def test_learning_curves_mark_the_lowest_validation_loss(tmp_path: Path) -> None:
     figure = DRAW["learning_curves"](tmp_path / "plot.png")
-    assert {"best: epoch 3", "fine-tuning begins", "Loss", "Accuracy", "Learning rate"} <= texts(figure)
+    assert {"best: epoch 3", "Loss", "Accuracy", "Learning rate"} <= texts(figure)
     marks = {line.get_label(): line.get_xdata()[0] for line in figure.axes[0].lines}
-    assert (marks["best: epoch 3"], marks["fine-tuning begins"]) == (3, 3.5)
+    assert marks["best: epoch 3"] == 3
     assert list(figure.axes[0].lines[1].get_ydata()) == HISTORY["val_loss"]
     assert [axes.get_yscale() for axes in figure.axes] == ["linear", "linear", "log"]
 
@@ -156,7 +165,6 @@ def test_learning_curves_of_one_epoch_without_accuracy(tmp_path: Path) -> None:
     history = {"loss": [0.5], "val_loss": [0.6], "learning_rate": [0.0]}
     figure = draw_learning_curves(history, tmp_path / "plot.png", "Model")
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["Loss", "Learning rate"]
-    assert "fine-tuning begins" not in texts(figure)
 
 
 @pytest.mark.parametrize(
@@ -165,6 +173,27 @@ def test_learning_curves_of_one_epoch_without_accuracy(tmp_path: Path) -> None:
 def test_unusable_history_is_refused(history: dict[str, list[float]], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="history needs loss and val_loss"):
         draw_learning_curves(history, tmp_path / "plot.png", "Model")
+
+
+def test_penalty_path_marks_the_lowest_loss(tmp_path: Path) -> None:
+    (axes,) = DRAW["penalty_path"](tmp_path / "plot.png").axes
+    path, mark = axes.lines
+    assert (list(path.get_xdata()), list(path.get_ydata())) == (PATH["l2"], PATH["val_loss"])
+    assert (mark.get_xdata()[0], mark.get_label()) == (0.01, "best: 0.01")
+    assert (axes.get_xscale(), axes.get_yscale()) == ("log", "linear")
+    steep = {"l2": [0.1, 0.01], "val_loss": [2.0, 0.1]}
+    assert draw_penalty_path(steep, tmp_path / "steep.png", "Model").axes[0].get_yscale() == "log"
+
+
+@pytest.mark.parametrize(
+    ("history", "file"),
+    [(HISTORY, ["learning_curves.png"]), (PATH, ["l2_path.png"]), ({"l2": [0.1], "val_loss": [0.2]}, [])],
+)
+def test_a_fit_leaves_the_plot_that_tells_how_it_went(
+    history: dict[str, list[float]], file: list[str], tmp_path: Path
+) -> None:
+    draw_history(history, tmp_path, "Model")
+    assert [path.name for path in tmp_path.iterdir()] == file
 
 
 def test_leaderboard_marks_weights_and_keeps_the_order(tmp_path: Path) -> None:
@@ -215,10 +244,10 @@ def test_tuning_trials_show_the_best_and_what_was_varied(tmp_path: Path) -> None
 
 
 def test_tuning_trials_of_one_or_without_a_score(tmp_path: Path) -> None:
-    trials = make_trials()
-    assert len(draw_trials(trials[:2], tmp_path / "one.png").axes) == 1
-    with pytest.raises(ValueError, match="1 trials without"):
-        draw_trials(trials[1:2], tmp_path / "none.png")
+    trials = make_trainings()
+    assert len(draw_trials(trials[:2], tmp_path / "one.png", winner=0).axes) == 1
+    with pytest.raises(ValueError, match=r"one of 0 trials that have a score\. Got trial 1\."):
+        draw_trials(trials[1:2], tmp_path / "none.png", winner=1)
 
 
 def test_model_diagram_pools_every_tap(tmp_path: Path) -> None:

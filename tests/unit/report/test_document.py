@@ -13,13 +13,14 @@ import pytest
 from PIL import Image
 from support import PROJECT
 from support.evaluations import EVIL, make_evaluation, make_selection, make_verdicts
-from support.findings import draw, make_findings, make_validation
+from support.findings import draw, make_findings, make_trials, make_tuned, make_validation
 
 from metal_defects.data.manifest import DataCard
 from metal_defects.data.validation import BalanceCheck
 from metal_defects.evaluation.results import ModelTitle, Protocol
 from metal_defects.inference.verdict import VERDICTS
 from metal_defects.metrics import share
+from metal_defects.models.results import FineTuning
 from metal_defects.report.chapters import NEU_CLASSES
 from metal_defects.report.document import write_report
 from metal_defects.report.findings import Findings
@@ -76,8 +77,8 @@ def test_report_is_self_contained_and_its_pictures_decode(tmp_path: Path, found:
     draw(found.leaderboard_plot, 1150)
     page, text, _ = write(tmp_path, found)
     sources = page.values("src")
-    # Data 4, leaderboard 1 + 2 models of 2, tuning 2, tested 4, evaluation 9, variants 1; one image misjudged thrice.
-    assert len(sources) == 4 + 5 + 2 + 4 + 9 + 1 + 3
+    # Data 4, leaderboard 1 + 2 models of 2, tuning 1, tested 4, evaluation 9, variants 1; one image misjudged thrice.
+    assert len(sources) == 4 + 5 + 1 + 4 + 9 + 1 + 3
     for source in sources:
         kind, data = re.fullmatch(r"data:image/(png|jpeg);base64,(.+)", source).groups()
         with Image.open(io.BytesIO(base64.b64decode(data, validate=True))) as image:
@@ -103,9 +104,10 @@ def test_names_are_escaped(written: tuple[Page, str, str]) -> None:
     [
         ("data", ("40 images; one size: 20 × 20 px (40)", "Two.", "train 40, valid 0, test 0.")),
         ("problems", ("0.98", "Files in quarantine", "Images that show two defects")),
-        ("leaderboard", ("97.5 % (87.1–99.6)", "7.3", "0.4")),
+        ("leaderboard", ("97.5 % (87.1–99.6)", "7.3", "0.4", "damage, mild", "0.003", "solved", "log loss by penalty")),
         ("comparison", ("Other", "0.4", "no")),
-        ("tuning", ("2 trials", "None beat the base model", "0.28", "learning rate", "0.001")),
+        ("tuning", ("Trial 3 of 5 was chosen", "near " + EVIL, "3, chosen", "first look", "0.0123 ± 0.0456", "failed")),
+        ("tuning", ("92.5 %", "label smoothing", "98.0 %", "0.28", "Not more than " + EVIL, "3.5", "97.5 %", "95.0 %")),
         ("tested", ("97.5 % (87.1–99.6)", "validation")),
         ("cross_validation", ("97.5 %", "Labels that may be wrong", "90.0 %")),
         ("calibration", ("1.12 % (0.56–2.24)", "0.42 % (0.21–0.84)", "temperature 0.8", "0.03", "-0.1", "50.0 %")),
@@ -191,6 +193,72 @@ def test_network_trained_as_a_whole_is_judged_by_its_test_images(tmp_path: Path)
         assert "Not here: " in find_chapter(text, chapter)
     assert "2 answers" in find_chapter(text, "misjudged")
     assert "None" not in (page.words + card).replace("None beat", "")
+
+
+def test_solved_head_names_no_setting_of_a_training(written: tuple[Page, str, str]) -> None:
+    words = find_chapter(written[1], "tuning")
+    assert "learning rate" not in words and "epochs" not in words
+    assert "taps: early; pooling: moments; augmented views: none; penalty (l2): 0.003" in written[2]
+
+
+def test_head_with_a_hidden_layer_shows_how_it_was_trained(tmp_path: Path) -> None:
+    hidden, values = {"hidden_units": 64}, make_tuned().hyperparameters
+    trials = tuple(one.model_copy(update={"params": {**one.params, **hidden}}) for one in make_trials())
+    found = make_findings(tmp_path, tuned=make_tuned(hyperparameters={**values, **hidden}, trials=trials))
+    draw(found.tuning_plots / "learning_curves.png")
+    _, text, card = write(tmp_path, found)
+    assert "learning rate" in find_chapter(text, "tuning") and "Result: learning curves" in text
+    assert "a hidden layer of 64 units on the frozen backbone" in card
+
+
+def test_network_from_scratch_shows_its_own_hyperparameters(tmp_path: Path) -> None:
+    plain = {"first_look": False, "gmacs": None, "epochs": 8.0}
+    trials = tuple(
+        one.model_copy(update={**plain, "number": number, "params": {"filters": 16 * (number + 1)}})
+        for number, one in enumerate(make_trials()[:2])
+    )
+    scratch: dict[str, Any] = {"kind": "from scratch", "weights": "from scratch", "trials": trials, "fine_tuning": None}
+    won = make_tuned(**scratch, hyperparameters={"filters": 32, "epochs": 30})
+    _, text, card = write(tmp_path, make_findings(tmp_path, tuned=won))
+    words = find_chapter(text, "tuning")
+    assert "Trial 1 of 2 was chosen" in words and "1, chosen" in words and "filters" in words
+    for absent in ("cross-validation", "first look", "above the lowest", "multiply-adds", "Fine-tuning"):
+        assert absent not in words, absent
+    assert "trained from scratch; filters 32, epochs 30" in card
+    kept = make_tuned(**scratch, hyperparameters={"filters": 64}, base_model_kept=True)
+    words = find_chapter(write(tmp_path, make_findings(tmp_path, tuned=kept))[1], "tuning")
+    assert "2 trials. None beat the base model" in words and "chosen" not in words
+
+
+@pytest.mark.parametrize(
+    ("fine_tuning", "told", "recipe"),
+    [
+        (
+            FineTuning(reason="It was not wanted."),
+            ("tried\nno", "why\nIt was not wanted."),
+            "a linear head on the frozen",
+        ),
+        (
+            FineTuning(reason="Better.", kept=True, minutes=9.0, images=9, frozen_accuracy=0.5, accuracy=0.75),
+            (
+                "tried\nyes",
+                "outcome\nBetter.",
+                "minutes\n9",
+                "50.0 %",
+                "75.0 %",
+                "kept\nyes",
+                "of the head on the frozen",
+            ),
+            "middle blocks of the backbone fine-tuned",
+        ),
+    ],
+)
+def test_fine_tuning_is_told(tmp_path: Path, fine_tuning: FineTuning, told: tuple[str, ...], recipe: str) -> None:
+    _, text, card = write(tmp_path, make_findings(tmp_path, tuned=make_tuned(fine_tuning=fine_tuning)))
+    words = find_chapter(re.sub(r"</td>", "</td>\n", text), "tuning")
+    for expected in told:
+        assert expected in words, expected
+    assert f"Recipe: {recipe}" in card
 
 
 def test_what_was_not_measured_is_said(tmp_path: Path) -> None:

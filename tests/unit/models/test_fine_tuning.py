@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import keras
 
 GRID, COUNT = 8, 120
-EPOCHS = 10
+EPOCHS = 20
 
 
 def build_toy(image_size: int) -> "keras.Model":
@@ -158,7 +158,7 @@ def test_the_exported_graph_answers_as_the_network_with_its_logits_scaled(tuned:
 def test_boxes_teach_the_cells(params: TrainingParams, tmp_path: Path) -> None:
     import keras
 
-    found = learn(tmp_path, params, with_cells=True)
+    found = learn(tmp_path, params.model_copy(update={"fine_tune_epochs": 10}), with_cells=True)
     assert found is not None
     images, _, cells = draw_plates(11)
     opened = open_model(found.model)

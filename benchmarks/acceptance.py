@@ -72,7 +72,7 @@ def main(
         table.add_row(f"{100 * row['accuracy']:g} %", str(row["answers"]), row["rule"], *shares)
     tables, result = [table], {"risk": risk, "draws": draws, "simulated": simulated}
     if data is not None:
-        with workspace(STAGES[:4], use_data(data), *use_model(model), "classes=auto", "training.views=0") as place:
+        with workspace(STAGES[:4], use_data(data), *use_model(model), "classes=auto", "training.views=[]") as place:
             answers = _answer(place)
         real = {name: _judge(found, risk) for name, found in answers.items()}
         few = {name: _try_few(found, risk) for name, found in answers.items()}

@@ -59,7 +59,7 @@ def main(
         trainer = make_trainer(entry, place.training)
         features = gather_features(place, trainer)
         rows = [
-            _compare(name, features[: views + 1][:, :, columns], place, folds, chosen_seeds)
+            _compare(name, features[trainer.bank.view_numbers(views)][:, :, columns], place, folds, chosen_seeds)
             for name, columns, views in _list_heads(trainer)
         ]
         pieces, count = len(np.unique(place.known.groups)), len(place.known.labels)
@@ -79,15 +79,16 @@ def main(
     report("leakage", [table], notes, machine, result)
 
 
-def _list_heads(trainer: FrozenTrainer) -> list[tuple[str, Columns, int]]:
-    """Name, columns of the feature bank, and augmented views of every head."""
+def _list_heads(trainer: FrozenTrainer) -> list[tuple[str, Columns, str]]:
+    """Name, columns of the feature bank, and choice of augmented views of every head."""
     bank, taps = trainer.bank, trainer.backbone.default_taps
+    views = len(trainer.views)
     everything, last = bank.columns(taps), bank.columns(trainer.backbone.taps[-1:])
     return [
-        (f"{len(taps)} taps", everything, 0),
-        (f"{len(taps)} taps, {trainer.views} views", everything, trainer.views),
-        ("last tap, means alone", last[: len(last) // 2], 0),
-        (f"{taps[1]} alone, {trainer.views} views", bank.columns(taps[1:2]), trainer.views),
+        (f"{len(taps)} taps", everything, "none"),
+        (f"{len(taps)} taps, {views} views", everything, "all"),
+        ("last tap, means alone", last[: len(last) // 2], "none"),
+        (f"{taps[1]} alone, {views} views", bank.columns(taps[1:2]), "all"),
     ]
 
 

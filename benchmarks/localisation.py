@@ -27,11 +27,12 @@ from _common import (
 from metal_defects.config import load_settings
 from metal_defects.data.geometry import Frame
 from metal_defects.data.manifest import SPLITS
+from metal_defects.data.snapshots import read_images
 from metal_defects.errors import UserError
-from metal_defects.evaluation.tuned_run import read_images
 from metal_defects.inference.boxes import find_boxes
 from metal_defects.inference.runtime import open_graph
 from metal_defects.log import console
+from metal_defects.models.feature_maps import extract_maps
 from metal_defects.models.onnx_export import export_float32
 from metal_defects.models.results import ModelEntry
 from metal_defects.models.trainers import make_trainer
@@ -40,7 +41,7 @@ from metal_defects.plots.locator import draw_locations
 from metal_defects.trust.answer import AnswerParts, build_answer_model, open_model
 from metal_defects.trust.folds import make_folds
 from metal_defects.trust.locator import Locator, draw_maps, fit_locator
-from metal_defects.trust.locator_maps import extract_maps
+from metal_defects.trust.locator_maps import choose_taps
 from metal_defects.trust.locator_scores import draw_centre, draw_grad_cam, score_maps, share_of_area
 from metal_defects.trust.locator_thresholds import choose_threshold
 
@@ -86,7 +87,9 @@ def main(
         classifier = _train_classifier(place, entry)
         opened = open_model(classifier)
         begin = time.perf_counter()
-        features = extract_maps(opened.pixels, opened.maps, images, place.scratch / "maps")
+        taps = choose_taps({name: one.shape[1] for name, one in opened.maps.items()}, side)
+        wanted = {tap: opened.maps[tap] for tap in taps}
+        features = extract_maps(opened.pixels, wanted, images, place.scratch / "maps")
         seconds = {"maps": round(time.perf_counter() - begin, 1)}
         repetitions = []
         for seed in chosen_seeds:

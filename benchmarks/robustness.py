@@ -1,7 +1,7 @@
 """Accuracy on damaged held-out images: `--help` tells the rest."""
 
 import time
-from typing import Annotated
+from typing import Annotated, get_args
 
 import numpy as np
 import typer
@@ -19,14 +19,12 @@ from _common import (
     workspace,
 )
 
-from metal_defects.data.snapshots import load_labels
+from metal_defects.config import Views
+from metal_defects.data.snapshots import load_labels, read_images
 from metal_defects.evaluation.corruptions import CORRUPTIONS, SEVERITIES
 from metal_defects.evaluation.robustness import measure_robustness
-from metal_defects.evaluation.tuned_run import read_images
 from metal_defects.models.feature_bank import fastest_engine
-from metal_defects.models.networks import assemble, build_feature_model
 from metal_defects.models.trainers import make_trainer
-from metal_defects.models.training import fit_head
 from metal_defects.pipeline.table import STAGES
 
 SEEN = ("gaussian_noise", "blur", "motion_blur", "bright", "dark", "low_contrast", "high_contrast", "rotation", "shift",
@@ -38,8 +36,8 @@ def main(
     model: Model = "efficientnet_lite0",
     images: Annotated[int, typer.Option("--images", min=10, help="Held-out images per cell, at most.")] = 180,
     views: Annotated[
-        int | None, typer.Option("--views", min=0, help="Augmented views per training image; else as params.yaml says.")
-    ] = None,
+        str, typer.Option("--views", metavar="all|damage|mild|none", help="Augmented views that the head learns from.")
+    ] = "all",
     severities: Annotated[str, typer.Option("--severities", metavar="N,N,...")] = "1,2,3,4,5",
 ) -> None:
     """Train the product's head on 80 % of the images and judge the others damaged in every way and severity.
@@ -55,22 +53,13 @@ def main(
     chosen = tuple(int(part) for part in severities.split(",") if part.strip() in map(str, SEVERITIES))
     if not chosen:
         raise typer.BadParameter(f"must be of 1 to 5. Got '{severities}'.", param_hint="--severities")
-    overrides = [] if views is None else [f"training.views={views}"]
+    if views not in get_args(Views):
+        raise typer.BadParameter(f"must be all, damage, mild or none. Got '{views}'.", param_hint="--views")
     begin = time.perf_counter()
-    with workspace(STAGES[:4], use_data(data), SPLIT_80_20, *use_model(model), *overrides) as place:
+    with workspace(STAGES[:4], use_data(data), SPLIT_80_20, *use_model(model)) as place:
         trainer = make_trainer(read_frozen_entry(place), place.training)
-        recipe = trainer.read_recipe({})
-        head, _ = fit_head(
-            recipe,
-            trainer.bank,
-            trainer.labels,
-            trainer.weights,
-            place.make_callbacks,
-            place.scratch / "head",
-            "Head",
-            place.training.seed,
-        )
-        network = assemble(build_feature_model(trainer.backbone, trainer.network, recipe.taps), head, model)
+        fitted = trainer.fit({"views": views}, place.make_callbacks, place.scratch / "head", "Head")
+        network = fitted.assemble()
         _, run = fastest_engine(network, place.scratch)
         result = measure_robustness(
             lambda batch: (run(batch), None),
@@ -81,7 +70,7 @@ def main(
             seed=place.training.seed,
         )
     clean = 100 * result.clean.accuracy.value
-    title = f"{trainer.backbone.title}, {trainer.views} views: right answers of {result.images} in %; clean {clean:.1f}"
+    title = f"{trainer.backbone.title}, views: {views}: right answers of {result.images} in %; clean {clean:.1f}"
     table = make_table(title, "damage", "unit", "levels", *map(str, chosen))
     for name, cells in result.accuracy.items():
         levels = ", ".join(f"{level:g}" for level in result.levels[name])
@@ -100,7 +89,7 @@ def main(
         "* the training views show this damage in some form, other draws and strengths.",
         f"Everything took {time.perf_counter() - begin:.0f} s.",
     ]
-    found = {"model": model, "views": trainer.views, **result.model_dump(mode="json"), **summary}
+    found = {"model": model, "views": views, **result.model_dump(mode="json"), **summary}
     report("robustness", [table], notes, machine, found)
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import numpy as np
 import typer
@@ -20,23 +20,18 @@ from _common import (
     workspace,
 )
 from _surfaces import cut_photographs, draw_textures
-from cross_validation import make_folds
+from cross_validation import choose_head, make_folds
 
 from metal_defects.data.imaging import ImageError, Preprocessor
 from metal_defects.data.manifest import SPLITS
-from metal_defects.data.snapshots import load_labels
 from metal_defects.errors import UserError
 from metal_defects.log import console
-from metal_defects.models.feature_bank import BATCH, Engine, FeatureBank, fastest_engine
+from metal_defects.models.feature_bank import BATCH, RICHEST, Engine, fastest_engine
 from metal_defects.models.networks import build_feature_model
 from metal_defects.models.trainers import FrozenTrainer, make_trainer
-from metal_defects.models.training import HeadRecipe, class_weights, fit_head
 from metal_defects.pipeline.table import STAGES
 from metal_defects.system import map_ordered
 from metal_defects.trust.guard import choose_guard_taps, fit_guard
-
-if TYPE_CHECKING:
-    import keras
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
 ACCEPTANCES = (0.99, 0.95)
@@ -103,54 +98,35 @@ def score(place: Workspace, trainer: FrozenTrainer, others: Scores, seed: int) -
     Max-softmax: D. Hendrycks & K. Gimpel (ICLR 2017); energy: W. Liu et al. (NeurIPS 2020), both of the product's head.
     """
     bank = trainer.bank
-    labels = {split: load_labels(place.snapshots, split) for split in SPLITS}
-    groups = place.known.groups[: len(labels["train"])]
+    labels = trainer.labels["train"]
+    groups = place.known.groups[: len(labels)]
     recipe = trainer.read_recipe({})
     taps = choose_guard_taps(trainer.backbone.taps)
-    columns, head_columns = bank.columns(taps), bank.columns(recipe.taps)
-    channels = {tap: (bank.slices[tap].stop - bank.slices[tap].start) // 2 for tap in taps}
-    guard = fit_guard(bank.clean("train", columns), labels["train"], groups, 0.99, seed, channels)
+    columns, head_columns = bank.columns(taps), bank.columns(recipe.taps, recipe.pooling)
+    channels = {tap: trainer.network.get_layer(tap).output.shape[-1] for tap in taps}
+    guard = fit_guard(bank.clean("train", columns), labels, groups, 0.99, seed, channels)
     known = np.concatenate([bank.features[split][0] for split in SPLITS[1:]])
     sets = {"held out": known, **others}
     distances = {"out of fold": guard.out_of_fold} | {n: guard.distance(x[:, columns]) for n, x in sets.items()}
     logits = np.zeros((len(groups), len(place.classes)))
     share = place.settings.params.data_ingestion.valid_share_of_train
-    for number, fold in enumerate(make_folds(labels["train"], groups, FOLDS, share, seed), 1):
-        parts = {"train": bank.features["train"][:, fold["train"]], "valid": bank.features["train"][:1, fold["valid"]]}
-        targets = {split: labels["train"][fold[split]] for split in parts}
-        head = _fit(place, recipe, FeatureBank(parts, bank.slices, bank.meta), targets, seed, f"fold {number}")
-        logits[fold["test"]] = _read_logits(head, bank.features["train"][0, fold["test"]][:, head_columns])
-    head = _fit(place, recipe, bank, labels, seed, "all")
-    answers = {"out of fold": logits} | {name: _read_logits(head, x[:, head_columns]) for name, x in sets.items()}
+    train, valid = trainer.examples(recipe), trainer.examples(recipe, "valid")
+    for fold in make_folds(train.labels, groups, FOLDS, share, seed):
+        heads = trainer.fit_heads(recipe, train.take(fold["train"]), place.make_callbacks, "Head")
+        head = choose_head(heads, train.take(fold["valid"]))
+        logits[fold["test"]] = head.logits(train.clean[fold["test"]])
+    head = choose_head(trainer.fit_heads(recipe, train, place.make_callbacks, "Head"), valid)
+    answers = {"out of fold": logits} | {name: head.logits(x[:, head_columns]) for name, x in sets.items()}
     energy = {name: -np.logaddexp.reduce(values, axis=1) for name, values in answers.items()}
     softmax = {name: -np.exp(values.max(axis=1) + energy[name]) for name, values in answers.items()}
     return {"guard": distances, "max-softmax": softmax, "energy": energy}
-
-
-def _fit(
-    place: Workspace, recipe: HeadRecipe, bank: FeatureBank, labels: dict[str, np.ndarray], seed: int, title: str
-) -> "keras.Model":
-    weights = class_weights(labels["train"], len(place.classes), place.training.training.class_weights)
-    head, _ = fit_head(recipe, bank, labels, weights, place.make_callbacks, place.scratch / title, title, seed)
-    console.print(f"head, {title}: fitted", style="dim", highlight=False)
-    return head
-
-
-def _read_logits(head: "keras.Model", features: np.ndarray) -> np.ndarray:
-    """What goes into the softmax, (images, classes)."""
-    import keras
-
-    last = head.layers[-1]
-    kernel, bias = last.get_weights()
-    before = keras.Model(head.input, last.input)
-    return before(np.ascontiguousarray(features), training=False).numpy().astype(np.float64) @ kernel + bias
 
 
 def _make_reader(place: Workspace, trainer: FrozenTrainer) -> Callable[[Iterable[Path | np.ndarray]], np.ndarray]:
     """A function from images to their features, (images, columns); images that cannot be read are told and left out."""
     resize, schema = place.settings.params.data_preprocessing.resize, place.settings.data_schema
     prepare = Preprocessor(place.labels.image_size, resize, schema.image, place.labels.fit)
-    model = build_feature_model(trainer.backbone, trainer.network, trainer.backbone.taps)
+    model = build_feature_model(trainer.backbone, trainer.network, trainer.backbone.taps, RICHEST)
     run: Engine = fastest_engine(model, place.scratch)[1]
 
     def decode(source: Path | np.ndarray) -> np.ndarray | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from support.readings import watch_settings
-from support.workshop import IMAGES_PER_CLASS, TRIALS, WIDER, Workshop, assert_success, kill_when
+from support.workshop import IMAGES_PER_CLASS, LONGER, WIDER, Workshop, assert_success, kill_when
 
 from metal_defects.data.synthetic import write_synthetic_set
 from metal_defects.pipeline.table import STAGES
@@ -75,7 +75,7 @@ def mended(finished: Workshop, tmp_path_factory: pytest.TempPathFactory) -> Work
     """A workshop whose models were cut short, run again with a longer search and a wider limit; not to be changed."""
     folder = tmp_path_factory.mktemp("mended")
     shutil.copytree(finished.artifacts, folder / "artifacts")
-    workshop = replace(finished, folder=folder).with_settings(f"hyperparameter_tuning.max_trials={TRIALS}", WIDER)
+    workshop = replace(finished, folder=folder).with_settings(LONGER, WIDER)
     for path in (workshop.stage("07") / "tuned_model.h5", workshop.stage("06") / "base_efficientnet_lite0.h5"):
         with path.open("r+b") as file:
             file.truncate(1000)

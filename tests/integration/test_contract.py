@@ -13,6 +13,8 @@ from metal_defects.pipeline.table import STAGES, readers
 END_PRODUCTS = {
     a.SNAPSHOTS,
     a.PREPROCESSOR,
+    a.OVERLAPS,
+    a.OVERLAPS_PLOT,
     a.SUMMARIES,
     a.DIAGRAMS,
     a.LEADERBOARD_TABLE,

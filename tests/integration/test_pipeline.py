@@ -257,7 +257,10 @@ def test_reported_accuracy_is_that_of_the_reported_predictions(finished: Worksho
 
 def test_trials_are_those_asked_for(finished: Workshop) -> None:
     trials = read_rows(finished.stage("07") / "trials.csv")
-    assert [(row["trial"], row["status"]) for row in trials] == [("0", "COMPLETED"), ("1", "COMPLETED")]
+    told = [(row["trial"], row["status"], row["first_look"], row["views"]) for row in trials]
+    looked, compared = [(("COMPLETED", look, "none")) for look in ("True", "False")]
+    assert told == [("0", *looked), ("1", *looked), ("2", *compared), ("3", *compared)]
+    assert trials[0]["gmacs"] > trials[1]["gmacs"], "the cheapest recipe comes after that of the base model"
 
 
 def test_images_of_one_split_do_not_appear_in_another(finished: Workshop) -> None:

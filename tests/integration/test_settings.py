@@ -1,14 +1,18 @@
 """No setting is dead: each is read by a whole run, or changes what the part that it is for does."""
 
+import contextlib
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from support import PROJECT
 from support.readings import list_keys
 from support.stages import leave, make_context
+from support.toy_network import SIDE, TOY
 from support.workshop import Workshop
 
 from metal_defects.artifacts import LABELS, SOURCE
@@ -19,10 +23,14 @@ from metal_defects.data.manifest import SourceCard
 from metal_defects.data.snapshots import ClassLabels
 from metal_defects.data.sources import find_source, source_fingerprint
 from metal_defects.errors import WeightsError
+from metal_defects.evaluation import fine_tuning_trial
 from metal_defects.files import read_json
-from metal_defects.models import network_training
+from metal_defects.models import fine_tuning
+from metal_defects.models.fine_tuning import MapExamples
 from metal_defects.models.results import ModelEntry
-from metal_defects.models.trainers import ScratchTrainer
+from metal_defects.models.search import make_guessing_oracle
+from metal_defects.models.specs import TunedBlocks
+from metal_defects.models.trainers import FrozenTrainer, ScratchTrainer
 from metal_defects.models.training import Training
 
 Observe = Callable[[Settings], Any]
@@ -79,16 +87,36 @@ def make_schedule(settings: Settings) -> tuple[float, int]:
     return found.factor, found.patience
 
 
+def list_callbacks(settings: Settings) -> list[tuple[Any, ...]]:
+    """What each callback of a training was told, and the learning rate of the fifth of its eight epochs."""
+    folder, kept = settings.config.paths.artifacts, ("monitor", "patience", "min_delta", "mode")
+    callbacks = build_callbacks(settings.params.callbacks, folder, epochs=8, learning_rate=0.1)
+    schedules = [callback.schedule(4, 0.1) for callback in callbacks if hasattr(callback, "schedule")]
+    return [(type(one).__name__, *(getattr(one, name, None) for name in kept)) for one in callbacks] + [(*schedules,)]
+
+
+def choose_oracle(settings: Settings) -> str:
+    """The kind of what proposes the trials of a network."""
+    import keras_tuner
+
+    params = settings.params.hyperparameter_tuning
+    return type(make_guessing_oracle(params.algorithm, keras_tuner.HyperParameters(), 2, 2, 1)).__name__
+
+
 def make_training(settings: Settings) -> Training:
     params, artifacts = settings.params, settings.config.paths.artifacts
     sections = {"builder": params.model_builder, "training": params.training}
     return Training(seed=1, image_size=64, **sections, snapshots=artifacts, banks=artifacts)
 
 
-def make_scratch_trainer(settings: Settings) -> ScratchTrainer:
-    entry = {"name": "custom_cnn", "title": "Custom CNN", "kind": "from scratch", "weights": "from scratch"}
+def make_entry(**changes: str) -> ModelEntry:
+    entry = {"name": "custom_cnn", "title": "A model", "kind": "from scratch", "weights": "from scratch"}
     unknown = {"weights_file": None, "weights_sha256": None, "gmacs": 1.0, "parameters": 1, "trainable_parameters": 1}
-    return ScratchTrainer(ModelEntry(**entry, **unknown), make_training(settings))
+    return ModelEntry(**entry | changes, **unknown)
+
+
+def make_scratch_trainer(settings: Settings) -> ScratchTrainer:
+    return ScratchTrainer(make_entry(), make_training(settings))
 
 
 def list_choices(settings: Settings) -> dict[str, Any]:
@@ -100,17 +128,29 @@ def list_choices(settings: Settings) -> dict[str, Any]:
     return {one.name: one.get_config() for one in space.space}
 
 
-def fine_tune(settings: Settings) -> tuple[Any, int]:
-    """The recipe of the second stage, and how many layers of a backbone it trains."""
-    import keras
+def fine_tune(settings: Settings) -> tuple[Any, ...] | None:
+    """How many epochs of 20 seconds fine-tuning gets, and the learning rate at the start."""
+    asked: list[tuple[Any, ...]] = []
 
-    trunk = keras.Sequential([keras.Input((4,)), *(keras.layers.Dense(4) for _ in range(40))])
-    recipes = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(network_training, "fit_network", lambda _, recipe, *rest: recipes.append(recipe))
-        rest = (make_training(settings), None, None, settings.config.paths.artifacts, "")
-        network_training.fine_tune(trunk, trunk, *rest)
-    return recipes[0], sum(layer.trainable for layer in trunk.layers)
+    def call_back(_: Path, *planned: Any) -> list[Any]:
+        asked.append(planned)
+        raise InterruptedError
+
+    network = TOY.build(SIDE)
+    side, channels = network.get_layer("shallow").output.shape[2:]
+    rows = MapExamples(np.zeros((4, side, side, channels), np.float16), np.zeros(4, np.int32))
+    with pytest.MonkeyPatch.context() as patch, contextlib.suppress(InterruptedError):
+        patch.setattr(fine_tuning, "_time_epoch", lambda *_: 20.0)
+        backbone = replace(TOY, tuned_blocks=TunedBlocks("shallow", ("deep",)))
+        rest = (settings.params.training, call_back, settings.config.paths.artifacts, 1)
+        fine_tuning.fine_tune(backbone, network, rows, rows, np.ones(2, np.float32), *rest)
+    return asked[0] if asked else None
+
+
+def name_obstacle(settings: Settings) -> str | None:
+    """Why a backbone that names 97 % rightly is not fine-tuned."""
+    trainer = FrozenTrainer(make_entry(name="resnet18", kind="frozen", weights="ImageNet"), make_training(settings))
+    return fine_tuning_trial._find_obstacle(trainer, settings.params.training, accuracy=0.97)
 
 
 def scratch_recipe(settings: Settings) -> dict[str, Any]:
@@ -130,9 +170,24 @@ CHANGES: tuple[tuple[str, Observe, tuple[str, ...]], ...] = (
     ("training.from_scratch.batch_size=2", scratch_recipe, ()),
     ("training.from_scratch.learning_rate=0.5", scratch_recipe, ()),
     ("training.from_scratch.label_smoothing=0.5", scratch_recipe, ()),
-    ("training.fine_tune_epochs=2", fine_tune, ()),
+    ("callbacks.early_stopping.monitor=val_accuracy", list_callbacks, ()),
+    ("callbacks.early_stopping.patience=2", list_callbacks, ()),
+    ("callbacks.early_stopping.min_delta=0.5", list_callbacks, ()),
+    ("callbacks.model_checkpoint.monitor=val_accuracy", list_callbacks, ()),
+    ("callbacks.learning_rate.policy=constant", list_callbacks, ()),
+    ("callbacks.learning_rate.min_rate=0.01", list_callbacks, ()),
+    ("callbacks.tensorboard=false", list_callbacks, ()),
+    ("callbacks.csv_logger=false", list_callbacks, ()),
+    ("training.fine_tune_below=0.9", name_obstacle, ()),
+    ("training.fine_tune_minutes=3", fine_tune, ()),
+    ("training.fine_tune_epochs=9", fine_tune, ()),
     ("training.fine_tune_learning_rate=0.5", fine_tune, ()),
-    ("training.fine_tune_top_layers=2", fine_tune, ()),
+    ("hyperparameter_tuning.algorithm=hyperband", choose_oracle, ()),
+    ("hyperparameter_tuning.dropout=[0.1,0.2]", list_choices, ()),
+    ("hyperparameter_tuning.l2=[0.1,0.2]", list_choices, ()),
+    ("hyperparameter_tuning.label_smoothing=[0.3]", list_choices, ()),
+    ("hyperparameter_tuning.learning_rate=[0.1,0.2]", list_choices, ()),
+    ("hyperparameter_tuning.batch_size=[8]", list_choices, ()),
     ("hyperparameter_tuning.filters=[8]", list_choices, ()),
     ("hyperparameter_tuning.depth=[3]", list_choices, ()),
 )

@@ -20,15 +20,18 @@ from support.warm import Preparation, WarmProcess
 
 IMAGES_PER_CLASS = 14
 TIMEOUT = 900
-# Of a search that is disturbed, and a limit for images that none of them reaches.
-TRIALS = 4
+# A search that is disturbed: first looks at two recipes, then each of them without views and with all.
+LONGER, TRIALS = "hyperparameter_tuning.views=[all,none]", 6
+# A limit for images that none of them reaches.
 WIDER = "image.max_side=9000"
 SMALL = (
     f"data_ingestion.synthetic_images_per_class={IMAGES_PER_CLASS}",
     "data_preprocessing.image_size=64",
     "training.epochs=3",
     "hyperparameter_tuning.max_trials=2",
-    "hyperparameter_tuning.epochs=2",
+    "hyperparameter_tuning.views=[none]",
+    "hyperparameter_tuning.budget_seconds=3600",
+    "training.fine_tune=false",
     "model_evaluation.folds=2",
     "model_evaluation.robustness_images=6",
     "model_export.int8=false",

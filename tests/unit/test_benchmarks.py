@@ -26,7 +26,6 @@ SCRIPTS = (
     "benchmarks/any_surface.py",
     "benchmarks/plain_command.py",
     "benchmarks/cross_validation.py",
-    "benchmarks/head_speed.py",
     "benchmarks/leakage.py",
     "benchmarks/overlaps.py",
     "benchmarks/custom_cnn.py",

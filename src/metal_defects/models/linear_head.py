@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from metal_defects.models.networks import build_head
-from metal_defects.models.pooling import floor_variance
+from metal_defects.models.networks import build_head, floor_variance
 
 if TYPE_CHECKING:
     import keras

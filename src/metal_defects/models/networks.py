@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from metal_defects.config import ModelBuilderParams, Pooling
-from metal_defects.models.pooling import STATISTICS, floor_variance, pool
+from metal_defects.models.pooling import STATISTICS, pool
 from metal_defects.models.results import Value
 from metal_defects.models.specs import Backbone, ModelSpec, Network
 
@@ -129,6 +129,11 @@ def build_head(
         classes, activation="softmax", kernel_initializer="zeros", kernel_regularizer=decay, name="probabilities"
     )(x)
     return keras.Model(features, output, name="head")
+
+
+def floor_variance(variance: np.ndarray) -> np.ndarray:
+    """Variances by which features are standardised, (columns,): a channel that never varies is not blown up in use."""
+    return np.maximum(variance, max(1e-4 * float(np.median(variance)), 1e-12))
 
 
 def assemble(feature_model: "keras.Model", head: "keras.Model", name: str) -> "keras.Model":

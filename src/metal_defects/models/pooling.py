@@ -5,8 +5,6 @@ Moments tell textures, which fill the picture. A defect of a few cells hardly mo
 
 from typing import TYPE_CHECKING, get_args
 
-import numpy as np
-
 from metal_defects.config import Pooling
 
 if TYPE_CHECKING:
@@ -38,8 +36,3 @@ def pool(feature_map: "keras.KerasTensor", name: str, pooling: Pooling = "moment
     highest = layers.GlobalMaxPooling2D(name=f"{name}_highest")(feature_map)
     turned = layers.Rescaling(-1.0, name=f"{name}_turned")(feature_map)
     return [*moments, highest, layers.GlobalMaxPooling2D(name=f"{name}_lowest")(turned)]
-
-
-def floor_variance(variance: np.ndarray) -> np.ndarray:
-    """Variances by which features are standardised, (columns,): a channel that never varies is not blown up in use."""
-    return np.maximum(variance, max(1e-4 * float(np.median(variance)), 1e-12))

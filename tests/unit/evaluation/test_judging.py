@@ -9,11 +9,11 @@ from support.toy_network import CLASSES, COUNTS, SIDE, TOY, write_snapshots
 
 from metal_defects.config import Settings
 from metal_defects.data.manifest import DataCard, ImageRow, ManifestRow, NamedBox
-from metal_defects.data.snapshots import load_labels
+from metal_defects.data.snapshots import load_labels, read_images
 from metal_defects.evaluation.clock import Clock
 from metal_defects.evaluation.judged import judge_out_of_fold
 from metal_defects.evaluation.judging import export_graph, fit_parts, judge_held_out, look_further
-from metal_defects.evaluation.tuned_run import TunedRun, list_columns, open_tuned_run, read_images
+from metal_defects.evaluation.tuned_run import TunedRun, open_tuned_run, read_recipe
 from metal_defects.models import specs
 from metal_defects.models.results import ModelEntry, ModelList, TunedCard
 from metal_defects.models.trainers import make_trainer
@@ -54,7 +54,9 @@ def open_run(
 ) -> Callable[..., TunedRun]:
     """Opens a run whose tuned model is of a kind, on images that were 32 pixels wide."""
     monkeypatch.setitem(specs.BACKBONES, "toy", TOY)
-    params = make_settings(f"data_preprocessing.image_size={2 * SIDE}", "training.epochs=2", "training.views=1").params
+    params = make_settings(
+        f"data_preprocessing.image_size={2 * SIDE}", "training.epochs=2", "training.views=[damage]"
+    ).params
     snapshots = write_snapshots(tmp_path / "snapshots")
     short = params.training.model_copy(
         update={"from_scratch": params.training.from_scratch.model_copy(update={"epochs": 1, "batch_size": 4})}
@@ -131,9 +133,9 @@ def test_each_step_takes_what_the_one_before_gave(
     assert AnswerParts.load(tmp_path / "answer.npz").outputs == ("probabilities", "distance", "heat_map")
 
 
-def test_a_network_without_a_head_of_its_own_has_no_columns(open_run: Callable[[str], TunedRun]) -> None:
+def test_a_network_without_a_head_of_its_own_has_no_recipe(open_run: Callable[[str], TunedRun]) -> None:
     with pytest.raises(ValueError, match="no head"):
-        list_columns(open_run("from scratch"))
+        read_recipe(open_run("from scratch"))
 
 
 def test_images_come_in_the_order_of_the_splits(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metal_defects.config import AugmentationParams
-from metal_defects.models.augmentation import augment
+from metal_defects.models.augmentation import MILD, augment, make_mild
 
 OFF = {
     "flip": False, "quarter_turns": False, "rotation_degrees": 0, "shift": 0, "zoom": 0,
@@ -213,3 +213,20 @@ def test_a_grey_image_gets_the_view_that_its_channels_would_get(seed: tuple[int,
     difference = np.abs(view - expected)
     assert difference.max() <= 3
     assert (difference > 1).mean() < 0.01
+
+
+def test_a_mild_view_moves_and_relights_but_hides_nothing() -> None:
+    mild = make_mild(AS_SHIPPED)
+    changed = {name for name in AugmentationParams.model_fields if getattr(mild, name) != getattr(AS_SHIPPED, name)}
+    assert changed == set(MILD)
+    image = np.full((32, 32, 3), 128, np.uint8)
+    lightless = mild.model_copy(update={"brightness": 0.0, "contrast": 0.0})
+    for seed in SEEDS:
+        away = np.abs(augment(image, lightless, seed).astype(int) - 128)
+        assert away.max() <= 6 * MILD["noise_sigma"] and away.mean() <= MILD["noise_sigma"]
+    assert len({augment(draw_image(32), mild, seed).tobytes() for seed in SEEDS}) == len(SEEDS)
+
+
+def test_a_mild_view_never_does_more_than_was_asked_for() -> None:
+    asked = only(blur_sigma=0.3, noise_sigma=2.0, flip=True)
+    assert make_mild(asked) == asked

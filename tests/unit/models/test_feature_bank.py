@@ -12,8 +12,8 @@ from support.toy_network import COUNTS, SIDE, TOY, draw_split, write_snapshots
 from metal_defects.config import AugmentationParams
 from metal_defects.log import logger
 from metal_defects.models import feature_bank
-from metal_defects.models.augmentation import augment
-from metal_defects.models.feature_bank import FeatureBank, count_views, fastest_engine, load_or_extract
+from metal_defects.models.augmentation import augment, make_mild
+from metal_defects.models.feature_bank import FeatureBank, choose_views, fastest_engine, load_or_extract
 from metal_defects.models.networks import build_backbone, build_feature_model
 from metal_defects.models.specs import BACKBONES
 
@@ -57,7 +57,13 @@ def warnings() -> Iterator[list[str]]:
 
 
 def load_toy_bank(store: Path, snapshots: Path, **changes: object) -> FeatureBank:
-    options = {"backbone": TOY, "weights_seed": 1, "views": 2, "augmentation": AUGMENTATION, "seed": 42} | changes
+    options = {
+        "backbone": TOY,
+        "weights_seed": 1,
+        "views": ("damage", "mild"),
+        "augmentation": AUGMENTATION,
+        "seed": 42,
+    } | changes
     backbone = options["backbone"]
     network = build_backbone(backbone, SIDE, options["weights_seed"], None)
     return load_or_extract(
@@ -69,28 +75,41 @@ def test_bank_holds_features_of_clean_images_and_of_views(
     tmp_path: Path, snapshots: Path, extractions: list[str]
 ) -> None:
     bank = load_toy_bank(tmp_path, snapshots)
-    model = build_feature_model(TOY, build_backbone(TOY, SIDE, 1, None), TOY.taps)
-    columns = bank.columns(TOY.taps)
+    model = build_feature_model(TOY, build_backbone(TOY, SIDE, 1, None), TOY.taps, "moments+extremes")
+    columns = bank.columns(TOY.taps, "moments+extremes")
     assert {split: features.shape for split, features in bank.features.items()} == {
-        "train": (3, 9, 20), "valid": (1, 6, 20), "test": (1, 3, 20),
+        "train": (3, 9, 40), "valid": (1, 6, 40), "test": (1, 3, 40),
     }  # fmt: skip
     for split in COUNTS:
         assert np.allclose(bank.clean(split, columns), model(draw_split(split)[0]), atol=1e-5)
     images = draw_split("train")[0]
-    second_view = np.stack([augment(image, AUGMENTATION, (42, 2, index)) for index, image in enumerate(images)])
-    assert np.allclose(bank.features["train"][2], model(second_view), atol=1e-5)
+    for number, augmentation in ((1, AUGMENTATION), (2, make_mild(AUGMENTATION))):
+        view = np.stack([augment(image, augmentation, (42, number, index)) for index, image in enumerate(images)])
+        assert np.allclose(bank.features["train"][number], model(view), atol=1e-4)
 
 
 def test_columns_and_views_are_cut_out_of_the_bank(tmp_path: Path, snapshots: Path, extractions: list[str]) -> None:
     bank = load_toy_bank(tmp_path, snapshots)
     assert bank.columns(("shallow",)).tolist() == list(range(8))
-    assert bank.columns(("deep", "shallow")).tolist() == [*range(8, 20), *range(8)]
+    assert bank.columns(("deep", "shallow")).tolist() == [*range(16, 28), *range(8)]
+    assert bank.columns(("deep",), "moments+extremes").tolist() == list(range(16, 40))
     columns = bank.columns(("deep",))
-    assert np.array_equal(bank.training(columns, 0), bank.clean("train", columns))
-    two = bank.training(columns, 1)
-    assert two.shape == (18, 12)
-    assert np.array_equal(two[:9], bank.clean("train", columns))
-    assert np.array_equal(two[9:], bank.features["train"][1][:, columns])
+    for choice, numbers in (("none", [0]), ("damage", [0, 1]), ("mild", [0, 2]), ("all", [0, 1, 2])):
+        chosen = bank.select("train", columns, choice)
+        assert chosen.shape == (len(numbers), 9, 12)
+        for view, number in zip(chosen, numbers, strict=True):
+            assert np.array_equal(view, bank.features["train"][number][:, columns])
+
+
+@pytest.mark.parametrize("pooling", ["moments", "moments+extremes"])
+def test_columns_of_a_pooling_are_what_a_network_with_it_gives(
+    pooling: str, tmp_path: Path, snapshots: Path, extractions: list[str]
+) -> None:
+    bank = load_toy_bank(tmp_path, snapshots)
+    for taps in (("deep",), ("shallow", "deep")):
+        model = build_feature_model(TOY, build_backbone(TOY, SIDE, 1, None), taps, pooling)
+        found = bank.clean("valid", bank.columns(taps, pooling))
+        assert np.allclose(found, model(draw_split("valid")[0]), atol=1e-5)
 
 
 def test_second_call_reads_from_disk(tmp_path: Path, snapshots: Path, extractions: list[str]) -> None:
@@ -106,13 +125,14 @@ def test_second_call_reads_from_disk(tmp_path: Path, snapshots: Path, extraction
     "change",
     [
         {"weights_seed": 2},
-        {"views": 1},
+        {"views": ("damage",)},
+        {"views": ("mild", "damage")},
         {"seed": 43},
         {"augmentation": AUGMENTATION.model_copy(update={"zoom": 0.2})},
         {"backbone": replace(TOY, taps=("deep",))},
         {"backbone": replace(TOY, scaling=((1.0,) * 3, (0.0,) * 3))},
     ],
-    ids=["weights", "views", "seed", "augmentation", "taps", "scaling"],
+    ids=["weights", "fewer views", "order of views", "seed", "augmentation", "taps", "scaling"],
 )
 def test_key_changes_with(change: dict, tmp_path: Path, snapshots: Path, extractions: list[str]) -> None:
     load_toy_bank(tmp_path, snapshots)
@@ -130,8 +150,8 @@ def test_key_changes_with_the_images(tmp_path: Path, snapshots: Path, extraction
 def test_without_views_seed_and_augmentation_do_not_matter(
     tmp_path: Path, snapshots: Path, extractions: list[str]
 ) -> None:
-    load_toy_bank(tmp_path, snapshots, views=0)
-    load_toy_bank(tmp_path, snapshots, views=0, seed=7)
+    load_toy_bank(tmp_path, snapshots, views=())
+    load_toy_bank(tmp_path, snapshots, views=(), seed=7)
     assert len(extractions) == 1
 
 
@@ -160,7 +180,7 @@ def test_a_graph_is_exported_where_there_are_images_enough(
 ) -> None:
     assert sum(COUNTS.values()) == 18
     monkeypatch.setattr(feature_bank, "WORTH_EXPORTING", worth)
-    bank = load_toy_bank(tmp_path, snapshots, views=0)
+    bank = load_toy_bank(tmp_path, snapshots, views=())
     model = build_feature_model(TOY, build_backbone(TOY, SIDE, 1, None), TOY.taps)
     assert bank.meta["engine"] in (expected, "TensorFlow on GPU")
     assert np.allclose(bank.clean("test", bank.columns(TOY.taps)), model(draw_split("test")[0]), atol=1e-4)
@@ -198,13 +218,13 @@ def test_engine_that_computes_something_else_is_not_used(
 @pytest.mark.parametrize(
     ("name", "asked", "expected"),
     [
-        ("vgg16", 2, 0),
-        ("resnet50", 2, 1),
-        ("resnet18", 2, 2),
-        ("mobilenet_v2", 2, 2),
-        ("mobilenet_v2", 20, 13),
-        ("efficientnet_lite0", 0, 0),
+        ("vgg16", ("damage", "mild"), ()),
+        ("resnet50", ("damage", "mild"), ("damage",)),
+        ("resnet50", ("mild", "damage"), ("mild",)),
+        ("resnet18", ("damage", "mild"), ("damage", "mild")),
+        ("mobilenet_v2", ("damage",) * 20, ("damage",) * 13),
+        ("efficientnet_lite0", (), ()),
     ],
 )
-def test_costly_backbones_get_fewer_views(name: str, asked: int, expected: int) -> None:
-    assert count_views(BACKBONES[name], asked, max_gmacs=4.0) == expected
+def test_costly_backbones_get_the_first_views_alone(name: str, asked: tuple, expected: tuple) -> None:
+    assert choose_views(BACKBONES[name], asked, max_gmacs=4.0) == expected

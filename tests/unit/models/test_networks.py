@@ -12,8 +12,8 @@ from metal_defects.models.networks import (
     build_backbone,
     build_feature_model,
     build_head,
+    count_multiply_adds,
     digest_weights,
-    pool_moments,
     tap_slices,
 )
 from metal_defects.models.specs import BACKBONES, Backbone
@@ -36,16 +36,6 @@ def build_toy_classifier(hidden_units: int = 0, seed: int = 1):
     values = np.asarray(features(IMAGES))
     head = build_head(values.mean(0), values.var(0), 3, hidden_units=hidden_units, dropout=0.3, l2=0.001)
     return features, head, assemble(features, head, "toy")
-
-
-def test_pooled_moments_are_mean_and_variance() -> None:
-    import keras
-
-    maps = np.random.default_rng(0).normal(3, 2, (4, 5, 7, 6)).astype(np.float32)
-    source = keras.Input(maps.shape[1:])
-    mean, variance = keras.Model(source, pool_moments(source, "tap"))(maps)
-    assert np.allclose(mean, maps.mean(axis=(1, 2)), atol=1e-5)
-    assert np.allclose(variance, maps.var(axis=(1, 2)), atol=1e-4)
 
 
 def test_features_are_the_moments_of_the_scaled_image_at_the_taps() -> None:
@@ -173,6 +163,7 @@ def test_assembled_model_is_head_of_features_and_survives_a_file(
 def test_choice_of_taps() -> None:
     backbone = BACKBONES["efficientnet_lite0"]
     assert backbone.choose_taps("default") == backbone.default_taps
+    assert backbone.choose_taps("early") == ("block_4_out", "block_8_out", "block_11_out")
     assert backbone.choose_taps("deep") == ("head_out",)
     assert backbone.choose_taps("all") == backbone.taps
 
@@ -200,3 +191,20 @@ def test_every_backbone_gives_features_of_raw_pixels(backbone: Backbone) -> None
     trunk = features.get_layer(backbone.name)
     scalers = [layer.name for layer in trunk.layers if "rescaling" in layer.name or layer.name == "normalization"]
     assert not scalers, "pixels must be scaled in one place"
+
+
+@pytest.mark.parametrize(("name", "published"), [("efficientnet_lite0", 0.39e9), ("resnet18", 1.81e9)])
+def test_multiply_adds_are_those_published(name: str, published: float) -> None:
+    """Lite0: 407 million with what is not a convolution (TensorFlow's table); ResNet18: 1.81 · 10⁹ (torchvision)."""
+    network = BACKBONES[name].build(224)
+    whole = count_multiply_adds(network, network.outputs)
+    assert whole == pytest.approx(published, rel=0.03)
+    costs = [count_multiply_adds(network, [network.get_layer(tap).output]) for tap in BACKBONES[name].taps]
+    assert costs == sorted(costs) and 0 < costs[0] < costs[-1] <= whole
+
+
+def test_multiply_adds_by_hand() -> None:
+    network = TOY.build(SIDE)
+    shallow, deep = (count_multiply_adds(network, [network.get_layer(tap).output]) for tap in TOY.taps)
+    assert shallow == 32 * 32 * 3 * 3 * 3 * 4
+    assert deep == shallow + 15 * 15 * 3 * 3 * 4 * 6

@@ -19,7 +19,7 @@ from metal_defects.models.training import Training, predict_images
 if TYPE_CHECKING:
     import keras
 
-OVERRIDES = ("data_preprocessing.image_size=64", "training.epochs=4", "training.views=1")
+OVERRIDES = ("data_preprocessing.image_size=64", "training.epochs=4", "training.views=[damage]")
 FROM_SCRATCH = "training.from_scratch={epochs: 1, batch_size: 4, learning_rate: 0.01, label_smoothing: 0}"
 
 
@@ -89,8 +89,8 @@ def test_a_constructor_does_no_work(frozen: FrozenTrainer, training: Training) -
 def test_untrained_features_get_no_views(training: Training, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(specs.BACKBONES, "toy", TOY)
     trainer = make_trainer(make_entry(weights="random"), training)
-    assert trainer.method.views == 0
-    assert trainer.defaults()["views"] == 0
+    assert trainer.method.views == ()
+    assert trainer.defaults()["views"] == "none"
 
 
 def test_a_saved_model_answers_as_the_trained_one(frozen: FrozenTrainer, tmp_path: Path) -> None:

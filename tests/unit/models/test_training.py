@@ -21,8 +21,7 @@ from metal_defects.config import FromScratchParams, ModelBuilderParams, Settings
 from metal_defects.data.snapshots import load_snapshot
 from metal_defects.errors import UserError
 from metal_defects.metrics import image_losses
-from metal_defects.models.feature_bank import FeatureBank
-from metal_defects.models.network_training import fine_tune, fit_network
+from metal_defects.models.network_training import fit_network
 from metal_defects.models.networks import (
     add_untrained_head,
     build_backbone,
@@ -31,101 +30,113 @@ from metal_defects.models.networks import (
 )
 from metal_defects.models.specs import find_spec
 from metal_defects.models.training import (
+    Examples,
     HeadRecipe,
+    TrainedHead,
     Training,
     check_converged,
     class_weights,
     epoch_progress,
-    fit_head,
     predict_images,
-    predict_probabilities,
-    wants_fine_tuning,
+    solve_heads,
+    train_head,
 )
 
 LABELS = {split: np.arange(count, dtype=np.int32) % 3 for split, count in {"train": 60, "valid": 30}.items()}
 FAST = ("callbacks.tensorboard=false", "callbacks.learning_rate.policy=constant", "data_preprocessing.image_size=64")
 
 
-def make_bank(spread: float = 0.5, scale: float = 1.0) -> FeatureBank:
-    """Three clouds in six columns; the first four, tap "useful", tell them apart, the others, tap "noise", do not."""
-    random = np.random.default_rng(0)
+def make_examples(split: str, spread: float = 0.5, scale: float = 1.0) -> Examples:
+    """Three clouds in four columns, seen twice where they are trained on."""
+    random = np.random.default_rng(len(split))
     centres = np.array([[2, 0, 0, 1], [0, 2, 0, 1], [0, 0, 2, 1]], np.float32)
-
-    def draw(labels: np.ndarray, views: int) -> np.ndarray:
-        noise = random.normal(0, spread, (views, len(labels), 6)).astype(np.float32)
-        noise[:, :, :4] += centres[labels]
-        return noise * scale
-
-    features = {"train": draw(LABELS["train"], 2), "valid": draw(LABELS["valid"], 1)}
-    return FeatureBank(features, {"useful": slice(0, 4), "noise": slice(4, 6)}, {})
+    noise = random.normal(0, spread, (1 + (split == "train"), len(LABELS[split]), 4)).astype(np.float32)
+    return Examples((noise + centres[LABELS[split]]) * scale, LABELS[split])
 
 
 def make_recipe(**changes: object) -> HeadRecipe:
     values = {
-        "taps": ("useful",), "hidden_units": 0, "dropout": 0.0, "l2": 0.0, "label_smoothing": 0.0,
-        "learning_rate": 0.05, "batch_size": 16, "views": 1, "epochs": 8,
+        "taps": ("any",), "pooling": "moments", "views": "damage", "hidden_units": 4, "dropout": 0.0, "l2": 0.0001,
+        "label_smoothing": 0.0, "learning_rate": 0.05, "batch_size": 16, "epochs": 8,
     }  # fmt: skip
     return HeadRecipe(**values | changes)
 
 
 @pytest.fixture
-def fit(tmp_path: Path, make_settings: Callable[..., Settings]) -> Callable:
+def train(tmp_path: Path, make_settings: Callable[..., Settings]) -> Callable:
     make_callbacks = partial(build_callbacks, make_settings(*FAST).params.callbacks)
 
-    def run(recipe: HeadRecipe, bank: FeatureBank, seed: int = 1):
+    def run(recipe: HeadRecipe, seed: int = 1, **cloud: float) -> TrainedHead:
         weights = class_weights(LABELS["train"], 3, "balanced")
-        return fit_head(recipe, bank, LABELS, weights, make_callbacks, tmp_path / "logs", "toy", seed)
+        examples = (make_examples(split, **cloud) for split in LABELS)
+        model, history = train_head(recipe, *examples, weights, make_callbacks, tmp_path / "logs", "toy", seed)
+        return TrainedHead(recipe.trained_l2, model, history)
 
     return run
 
 
-def test_head_learns_what_can_be_told_apart(fit: Callable, tmp_path: Path) -> None:
-    bank = make_bank()
-    head, history = fit(make_recipe(), bank)
-    probabilities = predict_probabilities(head, bank.clean("valid", bank.columns(("useful",))))
+def answer(head: TrainedHead, **cloud: float) -> np.ndarray:
+    return np.exp(head.logits(make_examples("valid", **cloud).clean))
+
+
+def test_examples_are_taken_by_image_and_read_by_view() -> None:
+    whole = Examples(np.arange(24.0).reshape(2, 3, 4), np.array([2, 0, 1]))
+    some = whole.take(np.array([2, 0]))
+    assert some.labels.tolist() == [1, 2]
+    assert some.clean.tolist() == [[8, 9, 10, 11], [0, 1, 2, 3]]
+    assert some.rows[2:].tolist() == [[20, 21, 22, 23], [12, 13, 14, 15]]
+    assert some.row_labels.tolist() == [1, 2, 1, 2]
+
+
+def test_hidden_layer_learns_what_can_be_told_apart(train: Callable, tmp_path: Path) -> None:
+    head = train(make_recipe())
+    probabilities = answer(head)
     assert (probabilities.argmax(1) == LABELS["valid"]).mean() > 0.9
     assert np.allclose(probabilities.sum(1), 1, atol=1e-5)
-    assert history["val_loss"][-1] < history["val_loss"][0]
+    assert head.history["val_loss"][-1] < head.history["val_loss"][0]
     assert (tmp_path / "logs" / "checkpoint.keras").exists()
-    assert len((tmp_path / "logs" / "epochs.csv").read_text().splitlines()) == 1 + len(history["loss"])
+    assert len((tmp_path / "logs" / "epochs.csv").read_text().splitlines()) == 1 + len(head.history["loss"])
 
 
-def test_head_learns_nothing_from_noise(fit: Callable) -> None:
-    bank = make_bank()
-    head, _ = fit(make_recipe(taps=("noise",)), bank)
-    probabilities = predict_probabilities(head, bank.clean("valid", bank.columns(("noise",))))
-    assert (probabilities.argmax(1) == LABELS["valid"]).mean() < 0.7
-
-
-def test_same_seed_same_head(fit: Callable) -> None:
-    bank, recipe = make_bank(), make_recipe(dropout=0.3, hidden_units=4, epochs=3)
-    heads = [fit(recipe, bank, seed)[0].get_weights() for seed in (1, 1, 2)]
+def test_same_seed_same_head(train: Callable) -> None:
+    recipe = make_recipe(dropout=0.3, epochs=3)
+    heads = [train(recipe, seed).model.get_weights() for seed in (1, 1, 2)]
     assert all(np.array_equal(a, b) for a, b in zip(heads[0], heads[1], strict=True))
     assert not all(np.array_equal(a, b) for a, b in zip(heads[0], heads[2], strict=True))
 
 
-def test_head_does_not_mind_the_scale_of_its_features(fit: Callable) -> None:
-    small, large = make_bank(), make_bank(scale=1000)
-    columns = small.columns(("useful",))
+def test_head_does_not_mind_the_scale_of_its_features(train: Callable) -> None:
     recipe = make_recipe(epochs=4)
-    answers = [predict_probabilities(fit(recipe, bank)[0], bank.clean("valid", columns)) for bank in (small, large)]
+    answers = [answer(train(recipe, scale=scale), scale=scale) for scale in (1.0, 1000.0)]
     assert np.allclose(*answers, atol=1e-3)
 
 
-def test_diverging_training_is_explained(fit: Callable) -> None:
-    bank = make_bank()
-    bank.features["train"][0, 3, 0] = np.nan
+def test_diverging_training_is_explained(train: Callable) -> None:
     with pytest.raises(UserError, match="diverged"):
-        fit(make_recipe(), bank)
+        train(make_recipe(), scale=np.nan)
 
 
-def test_best_epoch_is_kept_not_the_last(fit: Callable) -> None:
-    bank = make_bank(spread=2.0)
-    head, history = fit(make_recipe(learning_rate=0.8, epochs=9, batch_size=8), bank)
-    losses = image_losses(LABELS["valid"], predict_probabilities(head, bank.clean("valid", bank.columns(("useful",)))))
-    second_half = history["val_loss"][4:]
+def test_best_epoch_is_kept_not_the_last(train: Callable) -> None:
+    head = train(make_recipe(hidden_units=64, learning_rate=0.03, epochs=30, l2=0.0), spread=2.0)
+    losses = image_losses(LABELS["valid"], answer(head, spread=2.0))
+    second_half = head.history["val_loss"][15:]
     assert min(second_half) < second_half[-1] - 0.01
     assert losses.mean() == pytest.approx(min(second_half), abs=1e-3)
+
+
+def test_penalty_left_open_is_the_usual_one_where_it_is_trained() -> None:
+    assert make_recipe(l2="auto").trained_l2 == 0.0001
+    assert make_recipe(l2=0.5).trained_l2 == 0.5
+
+
+def test_label_smoothing_and_class_weights_reach_the_solved_head() -> None:
+    examples = make_examples("train", spread=1.5)
+    plain, smooth, heavy = (
+        next(solve_heads(examples, np.array(weights), smoothing, (0.003,))).logits(examples.clean)
+        for weights, smoothing in (((1, 1, 1), 0.0), ((1, 1, 1), 0.3), ((9, 1, 1), 0.0))
+    )
+    assert np.abs(smooth - smooth.mean(1, keepdims=True)).mean() < np.abs(plain - plain.mean(1, keepdims=True)).mean()
+    assert (heavy.argmax(1) == 0).sum() > (plain.argmax(1) == 0).sum()
 
 
 def test_balanced_weights_by_hand() -> None:
@@ -190,37 +201,6 @@ def make_network_parts(snapshots: Path, builder: ModelBuilderParams):
     return add_untrained_head(features, 3, builder, "toy")
 
 
-def test_fine_tuning_moves_the_top_layers_and_no_normalization(
-    tmp_path: Path, make_training: Callable[..., Training]
-) -> None:
-    overrides = ("fine_tune_top_layers=5", "fine_tune_epochs=3", "fine_tune_learning_rate=0.01")
-    training = make_training(*(f"training.{text}" for text in overrides))
-    model = make_network_parts(training.snapshots, training.builder)
-    trunk = model.get_layer("toy")
-    names = [layer.name for layer in trunk.layers]
-    assert names[-5:] == ["first", "first_norm", "shallow", "second", "deep"]
-    before = {layer.name: layer.get_weights() for layer in trunk.layers}
-    fine_tune(model, trunk, training, np.ones(3, np.float32), stop_never, tmp_path / "logs", "toy")
-    same = {
-        layer.name: all(np.array_equal(*pair) for pair in zip(before[layer.name], layer.get_weights(), strict=True))
-        for layer in trunk.layers
-        if before[layer.name]
-    }
-    assert same == {"first": False, "first_norm": True, "second": False}
-
-
-def test_fine_tuning_of_one_layer_leaves_those_below_alone(
-    tmp_path: Path, make_training: Callable[..., Training]
-) -> None:
-    overrides = ("fine_tune_top_layers=2", "fine_tune_epochs=1", "fine_tune_learning_rate=0.01")
-    training = make_training(*(f"training.{text}" for text in overrides))
-    model = make_network_parts(training.snapshots, training.builder)
-    trunk = model.get_layer("toy")
-    before = [weights.copy() for weights in trunk.get_layer("first").get_weights()]
-    fine_tune(model, trunk, training, np.ones(3, np.float32), stop_never, tmp_path / "logs", "toy")
-    assert all(np.array_equal(*pair) for pair in zip(before, trunk.get_layer("first").get_weights(), strict=True))
-
-
 def test_network_is_fitted_alike_with_the_same_seed(tmp_path: Path, make_training: Callable[..., Training]) -> None:
     recipe = FromScratchParams(epochs=2, batch_size=4, learning_rate=0.01, label_smoothing=0.1)
     answers = []
@@ -237,16 +217,6 @@ def test_predictions_of_a_snapshot_keep_its_order(make_training: Callable[..., T
     model = make_network_parts(training.snapshots, training.builder)
     found = predict_images(model, load_snapshot(training.snapshots, "valid"))
     assert np.allclose(found, model(draw_split("valid")[0]), atol=1e-5)
-
-
-def test_fine_tuning_is_wanted_when_asked_for_or_where_there_is_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    import tensorflow as tf
-
-    assert wants_fine_tuning(True) and not wants_fine_tuning(False)
-    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
-    assert not wants_fine_tuning("auto")
-    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["GPU:0"])
-    assert wants_fine_tuning("auto")
 
 
 @given(st.lists(st.floats(0, 10)), st.sampled_from([math.nan, math.inf, -math.inf]))

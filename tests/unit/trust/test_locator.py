@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from metal_defects.models.feature_maps import extract_maps
 from metal_defects.plots.locator import draw_locations
 from metal_defects.trust.locator import Locator, draw_maps, fit_locator, locator_layers
 from metal_defects.trust.locator_findings import judge_locator
-from metal_defects.trust.locator_maps import choose_grid, choose_learned, choose_taps, count_affordable, extract_maps
+from metal_defects.trust.locator_maps import choose_grid, choose_learned, choose_taps, count_affordable
 from metal_defects.trust.locator_scores import score_maps
 
 SIDE, COUNT = 64, 48
@@ -52,7 +53,8 @@ def plates() -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
 @pytest.fixture(scope="module")
 def features(plates: tuple, tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
     pixels, maps = build_network()
-    return extract_maps(pixels, maps, plates[0], tmp_path_factory.mktemp("maps"))
+    taps = choose_taps({name: one.shape[1] for name, one in maps.items()}, SIDE)
+    return extract_maps(pixels, {tap: maps[tap] for tap in taps}, plates[0], tmp_path_factory.mktemp("maps"))
 
 
 @pytest.fixture(scope="module")

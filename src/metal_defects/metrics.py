@@ -199,12 +199,16 @@ def design_effect(right: np.ndarray, groups: np.ndarray) -> float:
     if not len(right):
         return 1.0
     _, codes, sizes = np.unique(groups, return_inverse=True, return_counts=True)
-    rare = right if right.mean() <= 0.5 else ~right
-    counts = np.bincount(codes, weights=rare)
-    shared, mates = (counts * (counts - 1)).sum(), (counts * (sizes - 1)).sum()
-    chance = rare.mean()
-    correlation = max(0.0, ((shared + 1) / (mates + 1) - chance) / (1 - chance))
+    # Of two outcomes that are equally rare the one that comes in groups speaks.
+    correlation = max(_correlate_mates(rare, codes, sizes) for rare in (right, ~right) if rare.mean() <= 0.5)
     return float(1 + correlation * ((sizes**2).sum() / sizes.sum() - 1))
+
+
+def _correlate_mates(rare: np.ndarray, codes: np.ndarray, sizes: np.ndarray) -> float:
+    """How often a groupmate of an image of the rare outcome shares it, beyond chance; not below 0."""
+    counts, chance = np.bincount(codes, weights=rare), rare.mean()
+    shared, mates = (counts * (counts - 1)).sum(), (counts * (sizes - 1)).sum()
+    return max(0.0, ((shared + 1) / (mates + 1) - chance) / (1 - chance))
 
 
 def share(hits: int, total: int, effect: float = 1.0) -> Score:

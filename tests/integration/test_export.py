@@ -28,16 +28,17 @@ from metal_defects.inference.predictor import Predictor
 from metal_defects.inference.runtime import open_graph
 from metal_defects.metrics import SplitMetrics, classification_metrics
 from metal_defects.models.custom_cnn import build_custom_cnn
+from metal_defects.models.feature_maps import extract_maps
 from metal_defects.models.networks import assemble, build_backbone, build_feature_model, build_head
 from metal_defects.models.onnx_export import export_float32
-from metal_defects.models.pooling import pool_moments
+from metal_defects.models.pooling import pool
 from metal_defects.models.results import LogLosses, TunedCard, TunedResult
 from metal_defects.models.specs import BACKBONES
 from metal_defects.trust.answer import AnswerParts, build_answer_model, open_model
 from metal_defects.trust.calibration import Scaling
 from metal_defects.trust.guard import GuardCard, choose_guard_taps, fit_guard
 from metal_defects.trust.locator import fit_locator
-from metal_defects.trust.locator_maps import extract_maps
+from metal_defects.trust.locator_maps import choose_taps
 
 pytestmark = pytest.mark.slow
 SIDE = 64
@@ -103,7 +104,8 @@ def leave_tuned_cards(settings: Settings, answers: dict[str, tuple[np.ndarray, n
         for split in ("valid", "test")
     }
     title = {"name": "custom_cnn", "title": "Custom CNN", "kind": "from scratch"}
-    search = {"base_model_kept": True, "trials": 0, "valid_log_loss": LogLosses(base=0.1, tuned=0.1), "seconds": 1.0}
+    search = {"base_model_kept": True, "trials": (), "reason": "", "fine_tuning": None, "seconds": 1.0}
+    search |= {"valid_log_loss": LogLosses(base=0.1, tuned=0.1)}
     leave(settings, a.TUNED_METRICS, TunedResult(**made, **title, **search, **scores))
 
 
@@ -114,11 +116,13 @@ def leave_answer(settings: Settings, images: np.ndarray, labels: np.ndarray) -> 
 
     opened = open_model(keras.models.load_model(place(settings, a.TUNED_H5), compile=False))
     taps = choose_guard_taps(tuple(opened.maps))
-    pooled = [part for tap in taps for part in pool_moments(opened.maps[tap], f"pooled_{tap}")]
+    pooled = [part for tap in taps for part in pool(opened.maps[tap], f"pooled_{tap}")]
     moments = keras.Model(opened.pixels, layers.Concatenate()(pooled)).predict(images, verbose=0)
     channels = {tap: opened.maps[tap].shape[-1] for tap in taps}
     guard = fit_guard(moments, labels, np.arange(len(labels)), 0.95, 0, channels)
-    maps = extract_maps(opened.pixels, opened.maps, images, settings.config.paths.artifacts / "maps")
+    chosen = choose_taps({tap: one.shape[1] for tap, one in opened.maps.items()}, SIDE)
+    wanted = {tap: opened.maps[tap] for tap in chosen}
+    maps = extract_maps(opened.pixels, wanted, images, settings.config.paths.artifacts / "maps")
     parts = AnswerParts(SCALING, guard, fit_locator(maps, labels, None, SIDE, 0))
     parts.save(place(settings, a.ANSWER))
     parts = AnswerParts.load(place(settings, a.ANSWER))

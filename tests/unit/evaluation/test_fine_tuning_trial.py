@@ -65,7 +65,7 @@ def test_why_it_is_not_tried(
     """Nothing is computed then: there are no snapshots here to read."""
     trainer = make_trainer(name, make_settings(f"training.fine_tune={wanted}"), tmp_path, weights)
     frozen: Any = None
-    tuned, found = try_fine_tuning(trainer, frozen, accuracy, [], CLASSES, lambda *_: [], tmp_path, tmp_path)
+    tuned, found = try_fine_tuning(trainer, frozen, accuracy, [], lambda *_: [], tmp_path, tmp_path)
     assert tuned is None
     assert found == FineTuning(reason=found.reason)
     assert re.search(reason, found.reason)
@@ -115,7 +115,8 @@ def test_it_is_kept_where_it_is_better_on_the_same_images(frozen: float, tuned: 
     assert found.gain_error == pytest.approx(gains.std(ddof=1) / np.sqrt(len(labels)))
     assert (found.images, found.minutes) == (40, 3.1)
     assert (found.frozen_accuracy, found.accuracy) == (1.0, 1.0)
-    assert ("not more than one standard error" in found.reason) == (not kept)
+    assert ("more than one standard error" in found.reason) == (tuned >= frozen)
+    assert ("higher" in found.reason) == (tuned < frozen)
 
 
 def test_a_gain_by_a_few_images_is_not_enough() -> None:

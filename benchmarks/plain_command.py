@@ -20,7 +20,7 @@ from metal_defects.pipeline.table import STAGES
 from metal_defects.records import read_record, read_rows
 from metal_defects.trust.locator_scores import score_maps
 
-EVALUATING, EXPORT = 8, 9  # rows of the table up to these stages
+UP_TO_EXPORT = 8  # rows of the table of stages
 
 
 def main(
@@ -44,13 +44,13 @@ def main(
     if group_by:
         overrides.append(f"data_ingestion.group_by='{group_by}'")
     begin = time.monotonic()
-    with workspace(STAGES[: 1 if hide_boxes else EXPORT], use_data(data), *use_model(model), *overrides) as place:
+    with workspace(STAGES[: 1 if hide_boxes else UP_TO_EXPORT], use_data(data), *use_model(model), *overrides) as place:
         known = {row.path: row for row in read_rows(place.path(MANIFEST), ManifestRow)}
         if not hide_boxes:
             result = _collect(place, known)
         else:
             root = _link_images(data, known, place.scratch / "images")
-            with workspace(STAGES[:EXPORT], use_data(root), *use_model(model), *overrides) as hidden:
+            with workspace(STAGES[:UP_TO_EXPORT], use_data(root), *use_model(model), *overrides) as hidden:
                 result = _collect(hidden, known)
     result["seconds"] = round(time.monotonic() - begin, 1)
     table = make_table(f"{result['title']}, {data.name}", "what", "figure")

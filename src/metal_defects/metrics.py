@@ -208,7 +208,7 @@ def _correlate_mates(rare: np.ndarray, codes: np.ndarray, sizes: np.ndarray) -> 
     """How often a groupmate of an image of the rare outcome shares it, beyond chance; not below 0."""
     counts, chance = np.bincount(codes, weights=rare), rare.mean()
     shared, mates = (counts * (counts - 1)).sum(), (counts * (sizes - 1)).sum()
-    return max(0.0, ((shared + 1) / (mates + 1) - chance) / (1 - chance))
+    return max(0.0, float(((shared + 1) / (mates + 1) - chance) / (1 - chance)))
 
 
 def share(hits: int, total: int, effect: float = 1.0) -> Score:

@@ -147,7 +147,8 @@ def _fine_tune(
 def _write_trials(folder: Path, found: Found) -> None:
     """trials.csv and trials.png, in the order of the search."""
     names = sorted({name for trial in found.trials for name in trial.params})
-    fixed = ("number", "status", "first_look", "images", "score", "accuracy", "damaged_accuracy", "gmacs", "seconds")
+    measured = ("accuracy", "damaged_accuracy", "gmacs", "seconds", "epochs")
+    fixed = ("number", "status", "first_look", "images", "score", *measured)
     gaps = tuple(Gap.model_fields)
     rows = (
         (
@@ -157,7 +158,7 @@ def _write_trials(folder: Path, found: Found) -> None:
         )
         for trial in found.trials
     )
-    columns = ("trial", *fixed[1:4], OBJECTIVE, *fixed[5:], *(f"gap_{name}" for name in gaps), *names)
+    columns = ("trial", *fixed[1:4], OBJECTIVE, *measured, *(f"gap_{name}" for name in gaps), *names)
     write_table(folder / TRIALS.file, columns, rows)
     winner = find_winner(found.trials, found.values)
     draw = draw_trials if winner.gap is None else draw_recipes

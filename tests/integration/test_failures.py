@@ -147,7 +147,7 @@ def test_disk_that_fills_up_in_every_stage(images: Path, mount: Callable[..., Pa
             break
         assert_one_sentence(answer)
         stopped_in.add(max(path.name for path in workshop.artifacts.glob(".partial-*_*")))
-        size += max(6 * MEBIBYTE, size // 2)
+        size += max(5 * MEBIBYTE, size // 4)
         mount(f"size={size}")
     assert_complete(workshop)
     assert len(stopped_in) >= 3, stopped_in

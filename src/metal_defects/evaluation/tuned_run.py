@@ -13,6 +13,7 @@ from metal_defects.data.snapshots import load_snapshot, read_images
 from metal_defects.evaluation.cross_validation import ImageNames, OutOfFold, out_of_fold
 from metal_defects.evaluation.heads import Predict
 from metal_defects.models.feature_bank import BATCH, fastest_engine
+from metal_defects.models.linear_head import FINAL_TOLERANCE
 from metal_defects.models.pooling import pool
 from metal_defects.models.results import Hyperparameters, ModelEntry, TunedCard
 from metal_defects.models.trainers import FrozenTrainer, make_trainer
@@ -159,7 +160,9 @@ def answer_out_of_fold(run: TunedRun, folds: int, repeats: int) -> OutOfFold:
     trainer, train, recipe = run.trainer, run.train, read_recipe(run)
 
     def fit(features: np.ndarray, labels: np.ndarray, _groups: np.ndarray, _seed: int) -> Predict:
-        heads = trainer.fit_heads(recipe, Examples(features, labels), run.make_callbacks, "Head", run.scratch / "heads")
+        examples, folder = Examples(features, labels), run.scratch / "heads"
+        # As exactly as the model itself: a head of a weak penalty that is not at its optimum errs twice as often.
+        heads = trainer.fit_heads(recipe, examples, run.make_callbacks, "Head", folder, tolerance=FINAL_TOLERANCE)
         return next(heads).logits
 
     features = trainer.examples(recipe).features

@@ -29,6 +29,14 @@ _FLAGS = (
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 )  # fmt: skip
 _AT_REST = "return !!document.querySelector('[data-testid=stApp][data-test-script-state=notRunning]')"
+# The page grows while it is drawn: scroll there, and be true when the place has been the same for 0.3 s.
+_STANDS_STILL = """
+    const element = arguments[0]
+    element.scrollIntoView({block: 'center'})
+    const {x, y} = element.getBoundingClientRect(), place = `${x} ${y} ${document.body.innerText.length}`
+    if (element.lastPlace !== place) [element.lastPlace, element.since] = [place, performance.now()]
+    return performance.now() - element.since > 300
+"""
 
 
 class Browser:
@@ -89,8 +97,8 @@ class Browser:
         return self.wait_until(find, tag, text)
 
     def click(self, element: WebElement, right: int = 0, down: int = 0) -> None:
-        """Click an element with the mouse, so many pixels from its middle."""
-        self.run("arguments[0].scrollIntoView({block: 'center'})", element)
+        """Click an element with the mouse, so many pixels from its middle, once it stands still."""
+        self.wait_until(_STANDS_STILL, element)
         ActionChains(self._driver).move_to_element_with_offset(element, right, down).click().perform()
 
     def upload(self, *paths: Path) -> None:

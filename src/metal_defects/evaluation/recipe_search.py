@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 # Images of the first look and of the comparison: more tell recipes apart that differ too little to matter.
 LOOKED, COMPARED = 400, 1000
-LOOK_FOLDS, FOLDS = 3, 5
+FOLDS = 3
 SCORES = "score.npz"
 # Choices of views, those that make a head robust to most first.
 ROBUST = ("all", "damage", "mild", "none")
@@ -61,7 +61,7 @@ def search_recipe(
     import keras_tuner
 
     labels, seed = trainer.labels["train"], trainer.training.seed
-    samples = [draw_sample(labels, groups, *size, seed) for size in ((LOOKED, LOOK_FOLDS), (COMPARED, FOLDS))]
+    samples = [draw_sample(labels, groups, most, FOLDS, seed) for most in (LOOKED, COMPARED)]
     space = keras_tuner.HyperParameters()
     trainer.declare(space, params)
     recipes = _list_recipes(trainer, space)[: params.max_trials]

@@ -113,7 +113,7 @@ def _draw_model(accuracy: float, random: np.random.Generator) -> Answers:
     logits = SPREAD * random.normal(size=POPULATION)
     mean = brentq(lambda shift: expit(shift + logits).mean() - accuracy, -10, 40)
     confidence = expit(mean + logits)
-    return Answers(confidence, random.random(POPULATION) > confidence, np.ones(POPULATION))
+    return Answers(confidence, random.random(POPULATION) > confidence, np.ones(POPULATION), np.arange(POPULATION))
 
 
 def _simulate(accuracy: float, risk: float, draws: int) -> list[dict[str, Any]]:
@@ -205,7 +205,9 @@ def _try_few(found: OutOfFold, risk: float) -> list[dict[str, Any]]:
 
 
 def _gather(probabilities: np.ndarray, labels: np.ndarray) -> Answers:
-    return Answers(probabilities.max(axis=1), probabilities.argmax(axis=1) != labels, np.ones(len(labels)))
+    return Answers(
+        probabilities.max(axis=1), probabilities.argmax(axis=1) != labels, np.ones(len(labels)), np.arange(len(labels))
+    )
 
 
 def _make_real_table(real: dict[str, dict[str, Any]], risk: float) -> Table:

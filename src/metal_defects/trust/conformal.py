@@ -17,7 +17,7 @@ import numpy as np
 
 from metal_defects.inference.verdict import possible_classes
 from metal_defects.log import logger
-from metal_defects.metrics import Score, share
+from metal_defects.metrics import Score, design_effect, share
 from metal_defects.records import Record
 
 
@@ -98,7 +98,12 @@ def prediction_sets(probabilities: np.ndarray, threshold: float, allow_empty: bo
 
 
 def judge_coverage(
-    probabilities: np.ndarray, labels: np.ndarray, folds: np.ndarray, coverage: float, class_names: Sequence[str]
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    folds: np.ndarray,
+    groups: np.ndarray,
+    coverage: float,
+    class_names: Sequence[str],
 ) -> Coverage:
     """Measured coverage of thresholds that were fitted without the image's own fold.
 
@@ -106,6 +111,7 @@ def judge_coverage(
         probabilities: calibrated, out of fold, (n, C).
         labels: integers in [0, C), (n,).
         folds: in which fold each image was left out, (n,).
+        groups: images of the same value show one piece of surface, (n,).
         coverage: that is promised.
         class_names: C names.
     """
@@ -120,16 +126,16 @@ def judge_coverage(
         coverage=coverage,
         images=len(labels),
         threshold=of_all,
-        exact=_score(exact, labels, class_names),
-        served=_score(served, labels, class_names),
+        exact=_score(exact, labels, groups, class_names),
+        served=_score(served, labels, groups, class_names),
     )
 
 
-def _score(sets: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> SetScores:
+def _score(sets: np.ndarray, labels: np.ndarray, groups: np.ndarray, class_names: Sequence[str]) -> SetScores:
     covered, sizes = sets[np.arange(len(labels)), labels], sets.sum(axis=1)
     per_class = [(name, covered[labels == index]) for index, name in enumerate(class_names)]
     return SetScores(
-        covered=share(int(covered.sum()), len(labels)),
+        covered=share(int(covered.sum()), len(labels), design_effect(covered, groups)),
         mean_size=float(sizes.mean()),
         sizes=tuple((np.bincount(sizes) / len(sizes)).tolist()),
         per_class=tuple(

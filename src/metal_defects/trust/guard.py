@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from metal_defects.metrics import Score, share
+from metal_defects.metrics import Score, design_effect, share
 from metal_defects.records import Record
 from metal_defects.system import map_ordered
 from metal_defects.trust.folds import Fold, count_groups, make_folds
@@ -106,18 +106,21 @@ class Guard:
         """The out-of-fold distances that there are."""
         return self.out_of_fold[np.isfinite(self.out_of_fold)]
 
-    def judge(self, held_out: np.ndarray) -> GuardFindings:
+    def judge(self, groups: np.ndarray, held_out: np.ndarray, held_out_groups: np.ndarray) -> GuardFindings:
         """How many known surfaces pass.
 
         Args:
-            held_out: distances of images that it was not fitted to, (images,).
+            groups: of the images that it was fitted to; those of the same value show one piece of surface, (n,).
+            held_out: distances of others, (images,).
+            held_out_groups: of these, (images,).
         """
         seen, shares = self.seen, (0.05, 0.5, 0.95, 1.0)
+        known = groups[np.isfinite(self.out_of_fold)]
         return GuardFindings(
             taps=self.taps,
             acceptance=self.acceptance,
-            accepted_out_of_fold=share(int((seen <= 1).sum()), len(seen)) if len(seen) else None,
-            accepted_held_out=share(int((held_out <= 1).sum()), len(held_out)),
+            accepted_out_of_fold=_share_accepted(seen, known) if len(seen) else None,
+            accepted_held_out=_share_accepted(held_out, held_out_groups),
             distances=Quantiles(
                 out_of_fold=np.quantile(seen, shares).tolist() if len(seen) else None,
                 held_out=np.quantile(held_out, shares).tolist(),
@@ -147,6 +150,11 @@ class Guard:
             acceptance=float(values["acceptance"]),
             out_of_fold=np.empty(0),
         )
+
+
+def _share_accepted(distances: np.ndarray, groups: np.ndarray) -> Score:
+    accepted = distances <= 1
+    return share(int(accepted.sum()), len(accepted), design_effect(accepted, groups))
 
 
 _STORED = ("floor", "centre", "whitening", "means", "stiffness", "directions", "weights", "scale", "acceptance")

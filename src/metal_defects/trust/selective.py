@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from metal_defects.metrics import Score, accuracy_interval
+from metal_defects.metrics import Score, accuracy_interval, design_effect
 from metal_defects.records import Record
 
 # Besides the one that is stated in the settings, for comparison.
@@ -79,15 +79,29 @@ class Answers:
         confidence: calibrated, (n,); NaN where the answer may not be accepted whatever it is.
         wrong: bool (n,).
         weights: how much each counts, (n,).
+        groups: images of the same value show one piece of surface, (n,).
     """
 
     confidence: np.ndarray
     wrong: np.ndarray
     weights: np.ndarray
+    groups: np.ndarray
 
     def take(self, rows: np.ndarray) -> "Answers":
         """Some of them."""
-        return Answers(self.confidence[rows], self.wrong[rows], self.weights[rows])
+        return Answers(self.confidence[rows], self.wrong[rows], self.weights[rows], self.groups[rows])
+
+    def share(self, hits: np.ndarray) -> Score:
+        """Weighted share of those that `hits`, bool (n,), names, with its interval.
+
+        The interval is that of as many equal answers as tell as much: Kish's effective number, and pieces of surface
+        instead of images as far as images of one piece go together.
+        """
+        value = float(np.average(hits, weights=self.weights))
+        equal = float(self.weights.sum() ** 2 / np.square(self.weights).sum())
+        count = max(1, round(equal / design_effect(hits, self.groups)))
+        low, high = accuracy_interval(round(value * count), count)
+        return Score(value=value, low=min(low, value), high=max(high, value), n=len(hits))
 
     def rank(self) -> "Answers":
         """Those that may be accepted, the most confident first."""
@@ -162,17 +176,9 @@ def _judge(answers: Answers, folds: np.ndarray, max_risk: float, floor: float) -
         max_risk=max_risk,
         threshold=None if threshold is None else max(threshold, floor),
         is_shown=is_shown,
-        accepted=_share(accepted, answers.weights),
-        wrong=_share(answers.wrong[accepted], answers.weights[accepted]) if accepted.any() else None,
+        accepted=answers.share(accepted),
+        wrong=answers.take(accepted).share(answers.wrong[accepted]) if accepted.any() else None,
     )
-
-
-def _share(hits: np.ndarray, weights: np.ndarray) -> Score:
-    """Of weighted answers; the interval is that of as many equal ones as tell as much (Kish's effective number)."""
-    value = float(np.average(hits, weights=weights))
-    count = max(1, round(float(weights.sum() ** 2 / np.square(weights).sum())))
-    low, high = accuracy_interval(round(value * count), count)
-    return Score(value=value, low=min(low, value), high=max(high, value), n=len(hits))
 
 
 def _measure_area(answers: Answers) -> float:
@@ -191,7 +197,7 @@ def _draw_points(answers: Answers) -> tuple[RiskPoint, ...]:
         RiskPoint(
             threshold=float(ranked.confidence[size - 1]),
             coverage=float(ranked.weights[:size].sum() / total),
-            risk=_share(ranked.wrong[:size], ranked.weights[:size]),
+            risk=ranked.take(np.arange(size)).share(ranked.wrong[:size]),
         )
         for size in sizes
         if len(ranked.wrong)

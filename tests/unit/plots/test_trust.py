@@ -29,8 +29,8 @@ RIGHT = Scaling(temperature=2.0).apply(LOGITS)
 LABELS = (RANDOM.random(400) > RIGHT[:, 0]).astype(int)
 FOLDS = np.arange(400) % 5
 CALIBRATION = judge_calibration(LOGITS, LABELS, FOLDS, resolve_priors("training", NAMES, LABELS))
-COVERAGE = judge_coverage(RIGHT, LABELS, FOLDS, 0.95, NAMES)
-ANSWERS = Answers(RIGHT.max(axis=1), RIGHT.argmax(axis=1) != LABELS, np.ones(400))
+COVERAGE = judge_coverage(RIGHT, LABELS, FOLDS, np.arange(400), 0.95, NAMES)
+ANSWERS = Answers(RIGHT.max(axis=1), RIGHT.argmax(axis=1) != LABELS, np.ones(400), np.arange(400))
 SELECTION = judge_selection(ANSWERS, FOLDS, 0.02, 0.8)
 DISTANCES = {"training": np.append(RANDOM.uniform(0.3, 1.05, 200), np.nan), "photographs": RANDOM.uniform(2, 90, 50)}
 COUNTS = {
@@ -99,7 +99,9 @@ def test_risk_coverage_tells_every_stated_risk(tmp_path: Path) -> None:
 
 
 def test_risk_coverage_can_be_empty(tmp_path: Path) -> None:
-    none = judge_selection(Answers(np.full(400, np.nan), ANSWERS.wrong, ANSWERS.weights), FOLDS, 0.02, 0.8)
+    none = judge_selection(
+        Answers(np.full(400, np.nan), ANSWERS.wrong, ANSWERS.weights, ANSWERS.groups), FOLDS, 0.02, 0.8
+    )
     assert "at most 2 %: 0.0 of 100" in texts(draw_risk_coverage(none, tmp_path / "a.png", "t"))
 
 

@@ -84,7 +84,7 @@ def test_undecided_answers_name_as_many_classes_as_it_takes() -> None:
 def test_model_better_than_the_coverage() -> None:
     probabilities, labels = draw(3000, 3, sharpness=15.0)
     assert (probabilities.argmax(axis=1) == labels).mean() > 0.95
-    report = judge_coverage(probabilities, labels, np.arange(3000) % 5, 0.95, NAMES)
+    report = judge_coverage(probabilities, labels, np.arange(3000) % 5, np.arange(3000), 0.95, NAMES)
     exact, served = report.exact, report.served
     assert 0.94 < exact.covered.value < 0.96 < served.covered.value
     assert exact.sizes[0] > 0 and served.sizes[0] == 0
@@ -95,7 +95,7 @@ def test_report_is_cross_fitted_and_complete() -> None:
     probabilities, labels = draw(1000, 4)
     labels[labels == 3] = 2
     folds = np.arange(1000) % 4
-    report = judge_coverage(probabilities, labels, folds, 0.9, NAMES)
+    report = judge_coverage(probabilities, labels, folds, np.arange(len(labels)), 0.9, NAMES)
     assert report.threshold == fit_conformal(probabilities, labels, 0.9)
     expected = np.concatenate([
         (probabilities >= fit_conformal(probabilities[folds != fold], labels[folds != fold], 0.9))[

@@ -171,7 +171,7 @@ def test_refuses_nan() -> None:
 
 def test_findings_count_who_passes() -> None:
     guard = fit(np.repeat(np.arange(3), 30))
-    found = guard.judge(np.array([0.5, 0.9, 1.1, 2.0]))
+    found = guard.judge(np.arange(90), np.array([0.5, 0.9, 1.1, 2.0]), np.arange(4))
     assert (found.taps, found.acceptance) == (("shallow", "deep"), 0.95)
     assert (found.accepted_held_out.value, found.accepted_held_out.n) == (0.5, 4)
     assert found.accepted_out_of_fold is not None and found.accepted_out_of_fold.value >= 0.95
@@ -181,5 +181,7 @@ def test_findings_count_who_passes() -> None:
 
 def test_a_single_image_of_every_class_leaves_nothing_to_judge_out_of_fold() -> None:
     labels = np.arange(2)
-    found = fit_guard(draw_features(labels, 0), labels, np.zeros(2), 0.99, 0, CHANNELS).judge(np.ones(3))
+    found = fit_guard(draw_features(labels, 0), labels, np.zeros(2), 0.99, 0, CHANNELS).judge(
+        np.zeros(2), np.ones(3), np.arange(3)
+    )
     assert found.accepted_out_of_fold is None and found.distances.out_of_fold is None

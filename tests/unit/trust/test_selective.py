@@ -1,5 +1,6 @@
 """Selective classification: the promise holds on new answers, more risk never accepts less, NaN is never accepted."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -15,13 +16,13 @@ rows = st.lists(st.tuples(confidences, st.booleans(), st.sampled_from([0.5, 1.0,
 
 def make(pairs: list[tuple[float, bool, float]]) -> Answers:
     confidence, wrong, weights = zip(*pairs, strict=True)
-    return Answers(np.array(confidence), np.array(wrong), np.array(weights))
+    return Answers(np.array(confidence), np.array(wrong), np.array(weights), np.arange(len(confidence)))
 
 
 def draw(count: int, difficulty: float, random: np.random.Generator) -> Answers:
     """Answers of a calibrated model; the greater the difficulty, the more of them are wrong."""
     risk = 1 / (1 + np.exp(difficulty + 3 * random.normal(size=count)))
-    return Answers(1 - risk, random.random(count) < risk, np.ones(count))
+    return Answers(1 - risk, random.random(count) < risk, np.ones(count), np.arange(count))
 
 
 def accept(answers: Answers, max_risk: float) -> np.ndarray:
@@ -99,10 +100,12 @@ def test_thresholds_never_see_their_own_fold() -> None:
     random = np.random.default_rng(2)
     answers, folds = draw(600, 5.0, random), np.arange(600) % 3
     before = cross_fit_thresholds(answers, folds, 0.02, 0.0)
-    changed = Answers(answers.confidence, np.where(folds == 1, ~answers.wrong, answers.wrong), answers.weights)
+    changed = Answers(
+        answers.confidence, np.where(folds == 1, ~answers.wrong, answers.wrong), answers.weights, answers.groups
+    )
     after = cross_fit_thresholds(changed, folds, 0.02, 0.0)
     assert (before[folds == 1] == after[folds == 1]).all() and (before[folds == 0] != after[folds == 0]).all()
-    hopeless = Answers(answers.confidence, ~answers.wrong, answers.weights)
+    hopeless = replace(answers, wrong=~answers.wrong)
     assert np.isinf(cross_fit_thresholds(hopeless, folds, 0.02, 0.0)).all()
 
 
@@ -121,6 +124,18 @@ def test_report_adds_up() -> None:
 
 def test_what_the_guard_holds_back_is_never_accepted() -> None:
     answers = draw(1000, 9.0, np.random.default_rng(4))
-    held = Answers(np.where(np.arange(1000) < 300, np.nan, answers.confidence), answers.wrong, answers.weights)
+    held = Answers(
+        np.where(np.arange(1000) < 300, np.nan, answers.confidence), answers.wrong, answers.weights, answers.groups
+    )
     found = judge_selection(held, np.arange(1000) % 5, 0.01, 0.0)
     assert found.points[-1].coverage == pytest.approx(0.7) and found.chosen.accepted.value <= 0.7
+
+
+def test_intervals_count_pieces_where_their_images_go_together() -> None:
+    """Ten images of each piece, right or wrong together, tell no more than one of each."""
+    alone = draw(200, 6.0, np.random.default_rng(5))
+    rows = np.repeat(np.arange(200), 10)
+    images = alone.take(rows)
+    assert alone.share(alone.wrong).high == pytest.approx(images.share(images.wrong).high, abs=0.01)
+    apart = replace(images, groups=np.arange(2000))
+    assert apart.share(apart.wrong).high < images.share(images.wrong).high - 0.01

@@ -13,8 +13,9 @@ from metal_defects.data.manifest import ImageRow, ManifestRow
 from metal_defects.data.snapshots import read_images
 from metal_defects.errors import UserError
 from metal_defects.evaluation.results import Evaluation
+from metal_defects.inference.answer import Prediction
 from metal_defects.inference.predictor import Predictor
-from metal_defects.metrics import Score, format_accuracy
+from metal_defects.metrics import Score, format_accuracy, share
 from metal_defects.models.results import TunedResult
 from metal_defects.pipeline.table import STAGES
 from metal_defects.records import read_record, read_rows
@@ -78,7 +79,7 @@ def _link_images(data: Path, known: dict[str, ManifestRow], target: Path) -> Pat
 
 def _collect(place, known: dict[str, ManifestRow]) -> dict:
     tuned, judged = read_record(place.path(TUNED_METRICS), TunedResult), read_record(place.path(EVALUATION), Evaluation)
-    counts = judged.verdicts.out_of_fold or judged.verdicts.test
+    verdicts = judged.verdicts
     ece = judged.calibration.after.ece
     figures = {
         "test": format_accuracy(tuned.test),
@@ -87,10 +88,14 @@ def _collect(place, known: dict[str, ManifestRow]) -> dict:
             judged.cross_validation.accuracy
         ),
         "calibration error, points": f"{100 * ece.value:.2f} ({100 * ece.low:.2f}–{100 * ece.high:.2f})",
-        "accepted, of so many": f"{counts.accept} of {counts.images}",
-        "wrong among the accepted": str(counts.wrong_accept),
     }
-    if pointing := _point(place, known):
+    for name, counts in (("out of fold", verdicts.out_of_fold), ("test", verdicts.test)):
+        if counts is not None:
+            figures[f"accepted, {name}"] = f"{counts.accept} of {counts.images}, {counts.wrong_accept} of them wrong"
+    rows, answers, maps = _answer_test(place)
+    right = [answer.label == row.label for answer, row in zip(answers, rows, strict=True)]
+    figures["test, as served: calibrated"] = _percent(share(sum(right), len(right)))
+    if pointing := _point(rows, maps, known):
         figures["heat map points at the defect"] = _percent(pointing)
     return {
         "title": tuned.full_title,
@@ -100,17 +105,22 @@ def _collect(place, known: dict[str, ManifestRow]) -> dict:
     }
 
 
-def _point(place, known: dict[str, ManifestRow]) -> Score | None:
-    """Pointing game of the exported graph on test images with boxes; None where there are none."""
-    by_name = {Path(path).name: row for path, row in known.items()}
+def _answer_test(place) -> tuple[list[ImageRow], list[Prediction], list[np.ndarray]]:
+    """The test images, what the bundle answers to them, and its heat maps, (rows, columns) each."""
     rows = [row for row in read_rows(place.path(IMAGES), ImageRow) if row.split == "test"]
+    predictor = Predictor.load(place.path(BUNDLE))
+    answers, maps = zip(*(predictor.explain(image) for image in read_images(place.snapshots, "test")), strict=True)
+    return rows, list(answers), list(maps)
+
+
+def _point(rows: list[ImageRow], maps: list[np.ndarray], known: dict[str, ManifestRow]) -> Score | None:
+    """Pointing game of the exported graph on images with boxes; None where there are none."""
+    by_name = {Path(path).name: row for path, row in known.items()}
     boxes = [by_name[Path(row.source).name].box_shares for row in rows]
     chosen = [index for index, each in enumerate(boxes) if len(each)]
     if not chosen:
         return None
-    predictor, images = Predictor.load(place.path(BUNDLE)), read_images(place.snapshots, "test")
-    maps = [predictor.explain(images[index])[1] for index in chosen]
-    return score_maps(np.stack(maps), [boxes[index] for index in chosen], 0.5).pointing
+    return score_maps(np.stack([maps[index] for index in chosen]), [boxes[index] for index in chosen], 0.5).pointing
 
 
 def _percent(score: Score) -> str:

@@ -76,6 +76,11 @@ TUNED_H5 = Artifact(TUNING, "tuned_model.h5", "the tuned model")
 TUNED_KERAS = Artifact(TUNING, "tuned_model.keras", "the tuned model in Keras' own format")
 TUNED_CARD = Artifact(TUNING, "tuned_model.json", "what prediction needs beside the weights")
 TUNED_METRICS = Artifact(TUNING, "metrics.json", "scores of the tuned model; its test")
+OUT_OF_FOLD = Artifact(
+    TUNING,
+    "out_of_fold.npz",
+    "answers to training images by networks that never saw them; none of a frozen backbone",
+)
 TRIALS = Artifact(TUNING, "trials.csv", "every trial of the search: its hyperparameters, and how they did")
 TUNING_PLOTS = Artifact(TUNING, "*.png", "plots of the search and of the tuned model")
 PREDICTIONS = Artifact(TUNING, "predictions_*.csv", "the tuned model's answers to the validation and test images")

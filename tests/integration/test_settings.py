@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,6 @@ from metal_defects.data.sources import find_source, source_fingerprint
 from metal_defects.errors import WeightsError
 from metal_defects.evaluation import fine_tuning_trial
 from metal_defects.files import read_json
-from metal_defects.models import fine_tuning
 from metal_defects.models.fine_tuning import MapExamples
 from metal_defects.models.results import ModelEntry
 from metal_defects.models.search import make_guessing_oracle
@@ -128,23 +128,27 @@ def list_choices(settings: Settings) -> dict[str, Any]:
     return {one.name: one.get_config() for one in space.space}
 
 
-def fine_tune(settings: Settings) -> tuple[Any, ...] | None:
-    """How many epochs of 20 seconds fine-tuning gets, and the learning rate at the start."""
+def fine_tune(settings: Settings) -> tuple[Any, ...]:
+    """How many epochs fine-tuning gets where an image takes a tenth of a second, and the learning rate at the start."""
     asked: list[tuple[Any, ...]] = []
 
     def call_back(_: Path, *planned: Any) -> list[Any]:
         asked.append(planned)
         raise InterruptedError
 
-    network = TOY.build(SIDE)
-    side, channels = network.get_layer("shallow").output.shape[2:]
-    rows = MapExamples(np.zeros((4, side, side, channels), np.float16), np.zeros(4, np.int32))
+    training = make_training(settings)
+    backbone = replace(TOY, tuned_blocks=TunedBlocks("shallow", ("deep",)))
+    side, channels = TOY.build(SIDE).get_layer("shallow").output.shape[2:]
+    rows = MapExamples(np.zeros((100, side, side, channels), np.float16), np.zeros(100, np.int32))
+    trainer: Any = SimpleNamespace(
+        backbone=backbone, build_network=lambda: TOY.build(SIDE), weigh=lambda _: np.ones(2, np.float32),
+        weights=np.ones(2, np.float32), training=training,
+    )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch, contextlib.suppress(InterruptedError):
-        patch.setattr(fine_tuning, "_time_epoch", lambda *_: 20.0)
-        backbone = replace(TOY, tuned_blocks=TunedBlocks("shallow", ("deep",)))
-        rest = (settings.params.training, call_back, settings.config.paths.artifacts, 1)
-        fine_tuning.fine_tune(backbone, network, rows, rows, np.ones(2, np.float32), *rest)
-    return asked[0] if asked else None
+        patch.setattr(fine_tuning_trial, "time_image", lambda *_: 0.1)
+        epochs = fine_tuning_trial._plan(trainer, rows, rows)
+        fine_tuning_trial._train(trainer, rows, rows, epochs, call_back, settings.config.paths.artifacts, "")
+    return asked[0]
 
 
 def name_obstacle(settings: Settings) -> str | None:

@@ -195,6 +195,7 @@ def make_tuned(**parts: Any) -> TunedResult:
         "fine_tuning": FineTuning(
             reason=f"Not more than {EVIL}.",
             minutes=3.5,
+            epochs=12,
             images=COUNT,
             frozen_accuracy=0.975,
             accuracy=0.95,

@@ -14,6 +14,7 @@ from metal_defects.artifacts import (
     LABELS,
     MANIFEST,
     MODELS,
+    OUT_OF_FOLD,
     PREPROCESSED,
     SNAPSHOTS_FOLDER,
     SOURCE,
@@ -28,7 +29,8 @@ from metal_defects.components.split_results import HELD_OUT, LabelledImages, wri
 from metal_defects.config import HyperparameterTuningParams
 from metal_defects.data.manifest import ImageRow, ManifestRow, SourceCard
 from metal_defects.data.snapshots import ClassLabels, load_snapshot
-from metal_defects.evaluation.fine_tuning_trial import try_fine_tuning
+from metal_defects.evaluation.cross_validation import OutOfFold
+from metal_defects.evaluation.fine_tuning_trial import Kept, try_fine_tuning
 from metal_defects.evaluation.recipe_search import search_recipe
 from metal_defects.files import sha256_file
 from metal_defects.log import logger
@@ -46,7 +48,7 @@ from metal_defects.models.results import (
     find_winner,
 )
 from metal_defects.models.search import OBJECTIVE, Found
-from metal_defects.models.trainers import Fitted, FrozenTrainer, Trainer, make_trainer
+from metal_defects.models.trainers import FrozenTrainer, Trainer, make_trainer
 from metal_defects.models.training import predict_images
 from metal_defects.pipeline.context import StageContext
 from metal_defects.plots.recipes import draw_recipes
@@ -58,7 +60,7 @@ PARITY_TOLERANCE = 1e-3
 
 
 def run(ctx: StageContext) -> None:
-    """Write trials.csv, tuned_model.h5, .keras and .json, metrics and plots.
+    """Write trials.csv, tuned_model.h5, .keras and .json, out_of_fold.npz, metrics and plots.
 
     Raises:
         UserError: no trial succeeded.
@@ -75,9 +77,10 @@ def run(ctx: StageContext) -> None:
     _write_trials(ctx.out, found)
     make_callbacks = partial(build_callbacks, ctx.setting("callbacks"))
     fitted = trainer.fit(found.values, make_callbacks, ctx.out / "tuned", f"{entry.title} refit")
-    fine_tuned, fine_tuning = _fine_tune(ctx, trainer, fitted, found, images)
-    if fine_tuned is not None:
-        fitted = fine_tuned
+    kept, fine_tuning = _fine_tune(ctx, trainer, found, images)
+    if kept is not None:
+        fitted = kept.fitted
+    (kept.out_of_fold if kept else OutOfFold.of_none()).save(ctx.out / OUT_OF_FOLD.file)
     draw_history(fitted.history, ctx.out, f"tuned {entry.full_title}")
     tuned_loss = float(image_losses(labels, fitted.predict("valid")).mean())
     base_loss = best.valid_log_loss[best.name]
@@ -129,19 +132,20 @@ def _search(ctx: StageContext, trainer: Trainer, entry: ModelEntry, images: Labe
 
 
 def _fine_tune(
-    ctx: StageContext, trainer: Trainer, frozen: Fitted, found: Found, images: LabelledImages
-) -> tuple[Fitted | None, FineTuning | None]:
+    ctx: StageContext, trainer: Trainer, found: Found, images: LabelledImages
+) -> tuple[Kept | None, FineTuning | None]:
     """The fine-tuned network where it is better, and what came of trying; None of a network trained from scratch."""
     if not isinstance(trainer, FrozenTrainer):
         return None, None
     accuracy = find_winner(found.trials, found.values).accuracy or 0.0
     known = {row.path: row for row in ctx.read_rows(MANIFEST, ManifestRow)}
     rows = [[known[row.source] for row in images.select(split)] for split in ("train", "valid")]
-    make_callbacks = partial(build_callbacks, ctx.setting("callbacks"))
-    folder = ctx.out / "fine_tuning"
-    tuned, result = try_fine_tuning(trainer, frozen, accuracy, rows, make_callbacks, folder, ctx.resume)
+    for_network = partial(build_callbacks, ctx.setting("callbacks"))
+    callbacks, folder = (for_network, partial(for_network, is_trial=True)), ctx.out / "fine_tuning"
+    recipe = trainer.read_recipe(found.values)
+    kept, result = try_fine_tuning(trainer, recipe, accuracy, rows, callbacks, folder, ctx.resume)
     logger.info("   fine-tuning: %s", result.reason)
-    return tuned, result
+    return kept, result
 
 
 def _write_trials(folder: Path, found: Found) -> None:

@@ -88,6 +88,7 @@ def _open(ctx: StageContext, models: ModelList, result: TunedResult) -> TunedRun
         ctx.read_rows(artifacts.MANIFEST, ManifestRow),
         ctx.read_rows(artifacts.IMAGES, ImageRow),
         ctx.path(artifacts.TUNED_H5),
+        ctx.path(artifacts.OUT_OF_FOLD),
         ctx.resume,
     )
 

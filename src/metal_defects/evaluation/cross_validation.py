@@ -2,12 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from metal_defects.errors import DataError
-from metal_defects.evaluation.heads import Fit, fit_many
+from metal_defects.evaluation.heads import Fit, Predict, fit_many
 from metal_defects.metrics import Metrics, Score, classification_metrics, design_effect, share
+from metal_defects.models.linear_head import FINAL_TOLERANCE
+from metal_defects.models.trainers import FrozenTrainer
+from metal_defects.models.training import Examples, HeadRecipe, MakeCallbacks
 from metal_defects.records import Record
 from metal_defects.trust.folds import count_groups, make_folds
 
@@ -105,6 +109,22 @@ class OutOfFold:
         """Mean over the repeats, float32 (images, classes)."""
         return self.probabilities.mean(axis=0)
 
+    @classmethod
+    def of_none(cls) -> "OutOfFold":
+        """No image, no answer."""
+        nothing = np.zeros(0, np.int32)
+        return cls(nothing, np.zeros((0, 0, 0), np.float32), np.zeros((0, 0), np.int32), nothing)
+
+    def save(self, path: Path) -> None:
+        """Write it as .npz."""
+        np.savez(path, labels=self.labels, logits=self.logits, folds=self.folds, groups=self.groups)
+
+    @classmethod
+    def load(cls, path: Path) -> "OutOfFold":
+        """Read what `save` wrote."""
+        with np.load(path, allow_pickle=False) as stored:
+            return cls(**stored)
+
 
 def out_of_fold(
     features: np.ndarray,
@@ -157,6 +177,38 @@ def out_of_fold(
         logits[repeat, test] = answer
         numbers[repeat, test] = fold
     return OutOfFold(labels, logits, numbers, groups)
+
+
+def cross_validate_head(
+    trainer: FrozenTrainer,
+    recipe: HeadRecipe,
+    groups: np.ndarray,
+    make_callbacks: MakeCallbacks,
+    folder: Path,
+    folds: int,
+    repeats: int = 1,
+) -> OutOfFold:
+    """Answers to the training images by heads of one recipe and penalty that never saw them.
+
+    Args:
+        trainer: of the backbone.
+        recipe: how each head is fitted.
+        groups: images of the same value show one piece of surface, (images,).
+        make_callbacks: for heads with a hidden layer.
+        folder: for their logs.
+        folds, repeats: as `out_of_fold` takes them.
+    """
+
+    def fit(features: np.ndarray, labels: np.ndarray, _groups: np.ndarray, _seed: int) -> Predict:
+        examples = Examples(features, labels)
+        # As exactly as the model itself: a head of a weak penalty that is not at its optimum errs twice as often.
+        heads = trainer.fit_heads(recipe, examples, make_callbacks, "Head", folder, tolerance=FINAL_TOLERANCE)
+        return next(heads).logits
+
+    train, seed = trainer.examples(recipe), trainer.training.seed
+    # A fit by Keras sets the seeds of the process: one at a time.
+    workers = 1 if recipe.hidden_units else None
+    return out_of_fold(train.features, train.labels, groups, fit, folds, repeats, seed, workers=workers)
 
 
 @dataclass(frozen=True)

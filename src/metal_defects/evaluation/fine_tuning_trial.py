@@ -1,7 +1,8 @@
 """Whether fine-tuning pays: it is tried where the frozen backbone falls short, and kept where it is better for sure."""
 
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,61 +11,94 @@ from metal_defects.config import AugmentationParams, TrainingParams
 from metal_defects.data.geometry import Frame
 from metal_defects.data.manifest import ManifestRow
 from metal_defects.data.snapshots import ClassLabels, load_class_labels, load_snapshot, read_images
+from metal_defects.evaluation.cross_validation import OutOfFold, cross_validate_head
 from metal_defects.evaluation.significance import standard_error
+from metal_defects.log import logger
 from metal_defects.metrics import image_losses
 from metal_defects.models.augmentation import augment, make_mild
 from metal_defects.models.feature_maps import extract_maps
-from metal_defects.models.fine_tuning import MapExamples, fine_tune
+from metal_defects.models.fine_tuning import FineTuned, MapExamples, fine_tune, time_image
 from metal_defects.models.networks import open_trunk
 from metal_defects.models.results import FineTuning
 from metal_defects.models.specs import TunedBlocks
 from metal_defects.models.trainers import Fitted, FrozenTrainer
-from metal_defects.models.training import MakeCallbacks, predict_images
+from metal_defects.models.training import HeadRecipe, MakeCallbacks, predict_images
+from metal_defects.trust.folds import count_groups
 from metal_defects.trust.locator_targets import cover_cells
 
+# Trainings that each leave some of the images out; their answers decide, and are what verdicts rest on.
+FOLDS = 3
+# With fewer the rate falls before anything was learnt.
+FEWEST_EPOCHS = 8
+# Judging an image costs so much of learning from it.
+JUDGING_COST = 0.3
 # Images with boxes, below which these teach the cells nothing that the labels do not.
 FEWEST_BOXED = 20
 # Augmented views of a training image, besides the eight symmetries of its maps.
 VIEWS = 2
 
 
+@dataclass(frozen=True)
+class Kept:
+    """A fine-tuned network that is better than the frozen one.
+
+    Attributes:
+        fitted: it, trained on all training images.
+        out_of_fold: answers to these by networks like it that never saw them.
+    """
+
+    fitted: Fitted
+    out_of_fold: OutOfFold
+
+
 def try_fine_tuning(
     trainer: FrozenTrainer,
-    frozen: Fitted,
+    recipe: HeadRecipe,
     accuracy: float,
     images: Sequence[Sequence[ManifestRow]],
-    make_callbacks: MakeCallbacks,
+    callbacks: tuple[MakeCallbacks, MakeCallbacks],
     folder: Path,
-    scratch: Path,
-) -> tuple[Fitted | None, FineTuning]:
+    resume: Path,
+) -> tuple[Kept | None, FineTuning]:
     """The fine-tuned network, None where the frozen one stays, and why.
+
+    Networks that each leave a third of the training images out answer these, and so do heads on the frozen backbone.
+    Where the networks are better for sure, one more is trained on all of the images. How long it will all take is
+    measured on a few steps and said before it begins.
 
     Args:
         trainer: of the backbone.
-        frozen: the best head on the frozen backbone.
+        recipe: of the best head on the frozen backbone.
         accuracy: of it, in cross-validation.
         images: of the training split and of the validation split, with their boxes.
-        make_callbacks: gives the callbacks.
+        callbacks: make the callbacks of the network, and of those that are thrown away.
         folder: for checkpoints and logs.
-        scratch: folder for feature maps.
+        resume: folder that survives a crash, for feature maps and for what a training gave.
     """
     params = trainer.training.training
     if obstacle := _find_obstacle(trainer, params, accuracy):
         return None, FineTuning(reason=obstacle)
-    train, valid = _gather(trainer, images, scratch)
-    network, weights = trainer.build_network(), trainer.weights
-    seed = trainer.training.seed
-    tuned = fine_tune(trainer.backbone, network, train, valid, weights, params, make_callbacks, folder, seed)
-    if tuned is None:
+    groups = np.array([row.group for row in images[0]])
+    if count_groups(trainer.labels["train"], groups).min() < 2:
+        return None, FineTuning(reason="A class has one piece of surface alone: none of it could be left out to judge.")
+    examples = _gather(trainer, images, resume)
+    epochs = _plan(trainer, *examples)
+    if epochs < FEWEST_EPOCHS:
         most = params.fine_tune_minutes
         return None, FineTuning(reason=f"It would take more than {most:g} minutes (training.fine_tune_minutes).")
+    start, (for_network, for_trials) = time.monotonic(), callbacks
+    frozen = cross_validate_head(trainer, recipe, groups, for_trials, resume / "heads", FOLDS)
+    answers = _answer_out_of_fold(trainer, examples, frozen, epochs, for_trials, resume)
+    found = _compare(frozen, answers)
+    tuned = _train(trainer, *examples, epochs, for_network, folder, "Fine-tuning") if found.kept else None
+    found = found.model_copy(update={"epochs": epochs, "minutes": round((time.monotonic() - start) / 60, 1)})
+    if tuned is None:
+        return None, found
 
     def predict(split: str) -> np.ndarray:
         return predict_images(tuned.model, load_snapshot(trainer.training.snapshots, split))
 
-    groups = np.array([row.group for row in images[1]])
-    found = _compare(frozen.predict("valid"), predict("valid"), valid.labels, groups, tuned.minutes)
-    return (Fitted(tuned.history, predict, lambda: tuned.model) if found.kept else None), found
+    return Kept(Fitted(tuned.history, predict, lambda: tuned.model), answers), found
 
 
 def _find_obstacle(trainer: FrozenTrainer, params: TrainingParams, accuracy: float) -> str | None:
@@ -81,6 +115,69 @@ def _find_obstacle(trainer: FrozenTrainer, params: TrainingParams, accuracy: flo
             f"{params.fine_tune_below:.1%} (training.fine_tune_below)."
         )
     return None
+
+
+def _plan(trainer: FrozenTrainer, train: MapExamples, valid: MapExamples) -> int:
+    """Epochs that the minutes allow, which are announced."""
+    params = trainer.training.training
+    seconds = time_image(trainer.backbone, trainer.build_network(), train, trainer.weights, params)
+    # All folds but one, for each of them, and then everything: as often as there are folds.
+    seconds *= FOLDS * len(train.labels) + (FOLDS + 1) * JUDGING_COST * len(valid.labels)
+    epochs = min(params.fine_tune_epochs, int(60 * params.fine_tune_minutes / seconds))
+    if epochs >= FEWEST_EPOCHS:
+        minutes = max(1.0, epochs * seconds / 60)
+        logger.info(
+            "   fine-tuning: %d trainings that leave some images out, then one on all where it pays; %d epochs each, "
+            "about %.0f minutes in all",
+            FOLDS,
+            epochs,
+            minutes,
+        )
+    return epochs
+
+
+def _train(
+    trainer: FrozenTrainer,
+    train: MapExamples,
+    valid: MapExamples,
+    epochs: int,
+    make_callbacks: MakeCallbacks,
+    folder: Path,
+    title: str,
+) -> FineTuned:
+    params, seed = trainer.training.training, trainer.training.seed
+    network, weights = trainer.build_network(), trainer.weigh(train.labels[train.rows])
+    return fine_tune(
+        trainer.backbone, network, train, valid, weights, params, epochs, make_callbacks, folder, title, seed
+    )
+
+
+def _answer_out_of_fold(
+    trainer: FrozenTrainer,
+    examples: tuple[MapExamples, MapExamples],
+    frozen: OutOfFold,
+    epochs: int,
+    make_callbacks: MakeCallbacks,
+    resume: Path,
+) -> OutOfFold:
+    """Answers to the training images by fine-tuned networks that never saw them, in the folds of the frozen heads.
+
+    Those of a training that has ended are kept: an interrupted run does not do it again.
+    """
+    train, valid = examples
+    logits, folds = np.zeros_like(frozen.logits), frozen.folds[0]
+    images = read_images(trainer.training.snapshots, "train")
+    for number in np.unique(folds).tolist():
+        left_out, file = np.flatnonzero(folds == number), resume / f"left_out_{number}.npy"
+        if not file.exists():
+            title, rest = f"Fine-tuning without part {number + 1}", train.take(np.flatnonzero(folds != number))
+            tuned = _train(trainer, rest, valid, epochs, make_callbacks, resume / "logs" / file.stem, title)
+            answers = tuned.model.predict(images[left_out], batch_size=32, verbose=0)
+            partial = file.with_suffix(".part.npy")
+            np.save(partial, np.log(np.maximum(answers, 1e-12)).astype(np.float32))
+            partial.replace(file)
+        logits[0, left_out] = np.load(file)
+    return replace(frozen, logits=logits)
 
 
 def _gather(
@@ -162,23 +259,21 @@ def cover_classes(rows: Sequence[ManifestRow], shape: ClassLabels, grid: int) ->
     return cells
 
 
-def _compare(
-    frozen: np.ndarray, tuned: np.ndarray, labels: np.ndarray, groups: np.ndarray, minutes: float
-) -> FineTuning:
-    """Both on the same validation images: the fine-tuned network must be better by more than a standard error."""
-    gains = image_losses(labels, frozen) - image_losses(labels, tuned)
-    gain, error = float(gains.mean()), standard_error(gains, groups)
+def _compare(frozen: OutOfFold, tuned: OutOfFold) -> FineTuning:
+    """Both on the same images: the fine-tuned networks must be better by more than a standard error."""
+    labels, before, after = frozen.labels, frozen.mean_probabilities, tuned.mean_probabilities
+    gains = image_losses(labels, before) - image_losses(labels, after)
+    gain, error = float(gains.mean()), standard_error(gains, frozen.groups)
     kept = gain > error
     difference = f"{gain:.4f} ± {error:.4f} lower (paired), {'more' if kept else 'not more'} than one standard error"
     if gain < 0:
         difference = f"{-gain:.4f} ± {error:.4f} higher (paired)"
     return FineTuning(
         kept=kept,
-        reason=f"On {len(labels)} validation images its log loss is {difference}.",
-        minutes=round(minutes, 1),
+        reason=f"On {len(labels)} training images, each left out, its log loss is {difference}.",
         images=len(labels),
-        frozen_accuracy=float((frozen.argmax(axis=1) == labels).mean()),
-        accuracy=float((tuned.argmax(axis=1) == labels).mean()),
+        frozen_accuracy=float((before.argmax(axis=1) == labels).mean()),
+        accuracy=float((after.argmax(axis=1) == labels).mean()),
         gain=gain,
         gain_error=error,
     )

@@ -27,6 +27,7 @@ class Judged:
     Attributes:
         labels: of the images, (images,).
         folds: in which fold each image was left out, (images,).
+        groups: images of the same value show one piece of surface, (images,).
         priors: of the mix that is served.
         probabilities: for that mix, calibrated without the image's own fold, (images, classes).
     """
@@ -35,6 +36,7 @@ class Judged:
     cross_validation: CrossValidation
     labels: np.ndarray
     folds: np.ndarray
+    groups: np.ndarray
     priors: Priors
     probabilities: np.ndarray
     calibration: Calibration
@@ -61,12 +63,12 @@ def judge_out_of_fold(run: TunedRun, params: ModelEvaluationParams, clock: Clock
     The cross-validation is told of calibrated answers for the mix of the training images; the sets of possible classes
     and all that follows, of those for the mix that is served.
     """
-    split = run.train if run.trainer else run.valid
+    split = run.judged
     priors = resolve_priors(params.priors, run.classes, split.labels)
     with clock.time("cross_validation"):
         found = answer_out_of_fold(run, params.folds, params.repeats)
-    note = None
-    if run.trainer is None:
+    note, is_network = None, run.judged is run.valid
+    if is_network:
         note = (
             f"{run.title} is trained as a whole, so cross-validating it would cost as many trainings as folds: "
             f"calibration and possible classes rest on {len(found.labels)} validation images."
@@ -75,7 +77,7 @@ def judge_out_of_fold(run: TunedRun, params: ModelEvaluationParams, clock: Clock
     protocol = Protocol(
         images=len(found.labels), folds=len(np.unique(found.folds)), repeats=len(found.logits), note=note
     )
-    if run.trainer is None:
+    if is_network:
         # The network saw none of them; calibration and thresholds are nevertheless fitted on some and judged on others.
         found = replace(found, folds=_number_folds(found, params.folds, run.training.seed)[None])
     logits, folds = found.logits.mean(axis=0), found.folds[0]
@@ -90,10 +92,11 @@ def judge_out_of_fold(run: TunedRun, params: ModelEvaluationParams, clock: Clock
         cross_validation=judge_folds(answers, run.classes, split.names),
         labels=found.labels,
         folds=folds,
+        groups=found.groups,
         priors=priors,
         probabilities=probabilities,
         calibration=judge_calibration(logits, found.labels, folds, priors, run.training.seed, found.groups),
-        conformal=judge_coverage(probabilities, found.labels, folds, params.coverage, run.classes),
+        conformal=judge_coverage(probabilities, found.labels, folds, found.groups, params.coverage, run.classes),
     )
 
 
@@ -127,7 +130,7 @@ def choose_rules(
     confidence = judged.probabilities.max(axis=1)
     if distances is not None:
         confidence = np.where(distances > (1.0 if review is None else review), np.nan, confidence)
-    answers = Answers(confidence, wrong, judged.priors.weigh(judged.labels))
+    answers = Answers(confidence, wrong, judged.priors.weigh(judged.labels), judged.groups)
     limits = (params.max_risk, params.min_confidence)
     selection = judge_selection(answers, judged.folds, *limits)
     rules = VerdictRules(

@@ -99,8 +99,8 @@ def fit_parts(run: TunedRun, judged: Judged, params: ModelEvaluationParams, cloc
     with clock.time("locator"):
         locator, known_boxes, grad_cam = _fit_locator(run)
     review = float(np.quantile(guard.seen, params.review_acceptance)) if len(guard.seen) else None
-    # A network that is trained as a whole answers other images than those whose distances are known.
-    distances = guard.out_of_fold if run.trainer else None
+    # A network trained from scratch answers other images than those whose distances are known.
+    distances = guard.out_of_fold if run.judged is run.train else None
     chosen = choose_rules(judged, distances, review, run.classes, params)
     return Fitted(
         scaling=judged.calibration.scaling.shift(judged.priors.log_ratio),
@@ -187,7 +187,7 @@ def judge_held_out(
     return HeldOut(
         heat_maps=answers["heat_map"],
         distances=distances,
-        guard=guard.judge(distances),
+        guard=guard.judge(run.train.groups, distances, held_out.groups),
         locator=located,
         verdicts=Verdicts(
             rules=rules,

@@ -10,20 +10,12 @@ import numpy as np
 from metal_defects.data.geometry import Frame
 from metal_defects.data.manifest import ImageRow, ManifestRow
 from metal_defects.data.snapshots import load_snapshot, read_images
-from metal_defects.evaluation.cross_validation import ImageNames, OutOfFold, out_of_fold
-from metal_defects.evaluation.heads import Predict
+from metal_defects.evaluation.cross_validation import ImageNames, OutOfFold, cross_validate_head
 from metal_defects.models.feature_bank import BATCH, fastest_engine
-from metal_defects.models.linear_head import FINAL_TOLERANCE
 from metal_defects.models.pooling import pool
 from metal_defects.models.results import Hyperparameters, ModelEntry, TunedCard
 from metal_defects.models.trainers import FrozenTrainer, make_trainer
-from metal_defects.models.training import (
-    Examples,
-    HeadRecipe,
-    MakeCallbacks,
-    Training,
-    predict_images,
-)
+from metal_defects.models.training import HeadRecipe, MakeCallbacks, Training, predict_images
 from metal_defects.system import map_ordered
 from metal_defects.trust.answer import OpenModel, open_model
 
@@ -60,8 +52,9 @@ class TunedRun:
         values: hyperparameters that it was trained with.
         model: from uint8 pixels to probabilities.
         opened: the same, with its feature maps.
-        trainer: of its head; None where the whole network was trained, so that cross-validation would cost as many
+        trainer: of its head; None where more than that was trained, so that cross-validation would cost as many
             trainings as folds.
+        answers: out of fold, of a fine-tuned network; None where stage 07 left none.
         training: what its fits had in common.
         make_callbacks: for fits whose head is thrown away.
         train, valid, test, held_out: images; the last are those of `HELD_OUT`.
@@ -75,6 +68,7 @@ class TunedRun:
     model: "keras.Model"
     opened: OpenModel
     trainer: FrozenTrainer | None
+    answers: OutOfFold | None
     training: Training
     make_callbacks: MakeCallbacks
     train: Split
@@ -83,6 +77,11 @@ class TunedRun:
     held_out: Split
     pixels: np.ndarray
     scratch: Path
+
+    @property
+    def judged(self) -> Split:
+        """The images that answers out of fold are about: of a network trained from scratch, those of validation."""
+        return self.train if self.trainer or self.answers else self.valid
 
 
 def open_tuned_run(
@@ -93,6 +92,7 @@ def open_tuned_run(
     manifest: Sequence[ManifestRow],
     images: Sequence[ImageRow],
     model_file: Path,
+    answers_file: Path,
     scratch: Path,
 ) -> TunedRun:
     """Load everything that is judged, once.
@@ -104,6 +104,7 @@ def open_tuned_run(
         make_callbacks: for fits whose head is thrown away.
         manifest, images: rows of all images.
         model_file: tuned_model.h5.
+        answers_file: out_of_fold.npz.
         scratch: folder for what may be lost.
     """
     import keras
@@ -133,6 +134,7 @@ def open_tuned_run(
         model=model,
         opened=open_model(model),
         trainer=trainer if isinstance(trainer, FrozenTrainer) else None,
+        answers=OutOfFold.load(answers_file) if card.fine_tuned else None,
         training=training,
         make_callbacks=make_callbacks,
         train=describe("train"),
@@ -150,25 +152,17 @@ def _place_boxes(source: ManifestRow, card: TunedCard) -> np.ndarray:
 
 
 def answer_out_of_fold(run: TunedRun, folds: int, repeats: int) -> OutOfFold:
-    """Logits of the training images by heads like the model's own that never saw them.
+    """Logits of the training images by models like this one that never saw them.
 
-    A network that is trained as a whole answers the validation images instead, once, as one fold.
+    A network trained from scratch answers the validation images instead, once, as one fold.
     """
+    if run.answers is not None:
+        return run.answers
     if run.trainer is None:
         logits = _log(predict_images(run.model, load_snapshot(run.training.snapshots, "valid")))[None]
         return OutOfFold(run.valid.labels, logits, np.zeros(logits.shape[:2], np.int32), run.valid.groups)
-    trainer, train, recipe = run.trainer, run.train, read_recipe(run)
-
-    def fit(features: np.ndarray, labels: np.ndarray, _groups: np.ndarray, _seed: int) -> Predict:
-        examples, folder = Examples(features, labels), run.scratch / "heads"
-        # As exactly as the model itself: a head of a weak penalty that is not at its optimum errs twice as often.
-        heads = trainer.fit_heads(recipe, examples, run.make_callbacks, "Head", folder, tolerance=FINAL_TOLERANCE)
-        return next(heads).logits
-
-    features = trainer.examples(recipe).features
-    # A fit by Keras sets the seeds of the process: one at a time.
-    workers = 1 if recipe.hidden_units else None
-    return out_of_fold(features, train.labels, train.groups, fit, folds, repeats, run.training.seed, workers=workers)
+    groups, logs = run.train.groups, run.scratch / "heads"
+    return cross_validate_head(run.trainer, read_recipe(run), groups, run.make_callbacks, logs, folds, repeats)
 
 
 def read_recipe(run: TunedRun) -> HeadRecipe:

@@ -8,14 +8,14 @@ teach the cells directly. The blocks in front of those that are trained run once
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from metal_defects.config import TrainingParams
-from metal_defects.log import logger, progress_bar
+from metal_defects.log import progress_bar
 from metal_defects.models.networks import open_trunk
 from metal_defects.models.specs import Backbone
 from metal_defects.models.training import History, MakeCallbacks, check_converged, epoch_progress
@@ -29,8 +29,6 @@ DROPOUT = 0.2
 WEIGHT_DECAY = 0.01
 # A run has hundreds of steps, not the tens of thousands that Keras' momentum of 0.99 is made for.
 MOMENTUM = 0.9
-# With fewer the rate falls before anything was learnt.
-FEWEST_EPOCHS = 8
 TIMED_STEPS = 3
 # Of the cells' cross-entropy beside that of the image: a defect covers so few cells that its mean is small.
 BOX_SHARE = 20.0
@@ -48,12 +46,23 @@ class MapExamples:
         cells: share of each cell that boxes of each class cover, (images, grid, grid, classes); NaN for an image
             without boxes; None where there are none at all.
         views: maps of augmented views of the images, each like `maps`; where their boxes went is not known.
+        taken: positions of the images that count; all where None.
     """
 
     maps: np.ndarray
     labels: np.ndarray
     cells: np.ndarray | None = None
     views: tuple[np.ndarray, ...] = ()
+    taken: np.ndarray | None = None
+
+    @property
+    def rows(self) -> np.ndarray:
+        """Positions of the images that count."""
+        return np.arange(len(self.labels)) if self.taken is None else self.taken
+
+    def take(self, rows: np.ndarray) -> "MapExamples":
+        """Some of the images, by position, without a copy of their maps."""
+        return replace(self, taken=rows)
 
     def draw(self, rows: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Maps of some images, each of a view drawn at random, and their cells, NaN where unknown; seed 0 is clean."""
@@ -73,12 +82,10 @@ class FineTuned:
     Attributes:
         model: from uint8 pixels to probabilities.
         history: per epoch.
-        minutes: that training took.
     """
 
     model: "keras.Model"
     history: History
-    minutes: float
 
 
 def build_evidence_head(shapes: Mapping[str, tuple[int, int, int]], classes: int) -> "keras.Model":
@@ -130,13 +137,13 @@ def fine_tune(
     valid: MapExamples,
     weights: np.ndarray,
     params: TrainingParams,
+    epochs: int,
     make_callbacks: MakeCallbacks,
     folder: Path,
+    title: str,
     seed: int,
-) -> FineTuned | None:
-    """Train the middle blocks of a backbone with an evidence head; None where the time does not suffice.
-
-    How long it will take is measured on a few steps and said before it begins.
+) -> FineTuned:
+    """Train the middle blocks of a backbone with an evidence head.
 
     Args:
         backbone: whose row says which blocks.
@@ -144,30 +151,38 @@ def fine_tune(
         train, valid: feature maps of the layer in front of them.
         weights: of each class, float32 (classes,).
         params: section `training`.
+        epochs: passes over the images.
         make_callbacks: gives the callbacks.
         folder: for checkpoints and logs.
+        title: shown with the progress.
         seed: of the first weights, the order and the turns.
     """
     import keras
 
     keras.utils.set_random_seed(seed)
-    blocks, head = _open_blocks(backbone, network, len(weights))
-    has_cells, smoothing = train.cells is not None, params.from_scratch.label_smoothing
-    learner = _build_learner(blocks, head, params.fine_tune_learning_rate, has_cells, smoothing)
+    learner, head = _build_learner(backbone, network, train, len(weights), params)
     batches = _make_batches(train, weights, params.from_scratch.batch_size, seed)
     judged = _make_batches(valid, weights, params.from_scratch.batch_size, None)
-    seconds = _time_epoch(learner, batches)
-    epochs = min(params.fine_tune_epochs, int(60 * params.fine_tune_minutes / seconds))
-    if epochs < FEWEST_EPOCHS:
-        return None
-    logger.info("   fine-tuning: %d epochs, about %.0f minutes", epochs, max(1.0, epochs * seconds / 60))
-    start = time.monotonic()
     with progress_bar() as bar:
         chosen = make_callbacks(folder, epochs, params.fine_tune_learning_rate)
-        callbacks = [*chosen, epoch_progress(bar, "Fine-tuning", epochs)]
+        callbacks = [*chosen, epoch_progress(bar, title, epochs)]
         fitted = learner.fit(batches, validation_data=judged, epochs=epochs, callbacks=callbacks, verbose=0)
     check_converged(fitted.history)
-    return FineTuned(_join(backbone, network, head), fitted.history, (time.monotonic() - start) / 60)
+    return FineTuned(_join(backbone, network, head), fitted.history)
+
+
+def time_image(
+    backbone: Backbone, network: "keras.Model", train: MapExamples, weights: np.ndarray, params: TrainingParams
+) -> float:
+    """Seconds of `fine_tune` per image and epoch, from a few steps; the network is of no use afterwards."""
+    learner, _ = _build_learner(backbone, network, train, len(weights), params)
+    batches = _make_batches(train, weights, params.from_scratch.batch_size, 0)
+    taken = []
+    for maps, targets, shares in batches.take(1 + TIMED_STEPS):
+        start = time.monotonic()
+        learner.train_on_batch(maps, targets, shares)
+        taken.append((time.monotonic() - start) / len(maps))
+    return float(np.mean(taken[1:] or taken))
 
 
 def _open_blocks(backbone: Backbone, network: "keras.Model", classes: int) -> "tuple[keras.Model, keras.Model]":
@@ -187,27 +202,28 @@ def _open_blocks(backbone: Backbone, network: "keras.Model", classes: int) -> "t
 
 
 def _build_learner(
-    blocks: "keras.Model", head: "keras.Model", learning_rate: float, with_cells: bool, label_smoothing: float = 0.0
-) -> "keras.Model":
-    """From feature maps to probabilities, and to the evidence of every cell where boxes teach; compiled."""
+    backbone: Backbone, network: "keras.Model", train: MapExamples, classes: int, params: TrainingParams
+) -> "tuple[keras.Model, keras.Model]":
+    """Compiled: feature maps to probabilities and, where boxes teach, to the evidence of every cell. And its head."""
     import keras
     from keras import layers
 
+    blocks, head = _open_blocks(backbone, network, classes)
     outputs = {PROBABILITIES: head.output}
-    if with_cells:
+    if train.cells is not None:
         outputs[EVIDENCE] = layers.Activation("sigmoid", name="cells")(head.get_layer(EVIDENCE).output)
     maps = keras.Input(blocks.input_shape[1:], name="maps")
     ends = blocks(maps)
     learner = keras.Model(maps, keras.Model(head.inputs, outputs)(ends if isinstance(ends, list | tuple) else [ends]))
-    of_image = keras.losses.CategoricalCrossentropy(label_smoothing=label_smoothing)
+    of_image = keras.losses.CategoricalCrossentropy(label_smoothing=params.from_scratch.label_smoothing)
     losses = {PROBABILITIES: of_image, EVIDENCE: keras.losses.BinaryCrossentropy()}
     shares = {PROBABILITIES: 1.0, EVIDENCE: BOX_SHARE}
     learner.compile(
-        optimizer=keras.optimizers.AdamW(learning_rate, weight_decay=WEIGHT_DECAY),
+        optimizer=keras.optimizers.AdamW(params.fine_tune_learning_rate, weight_decay=WEIGHT_DECAY),
         loss={name: losses[name] for name in outputs},
         loss_weights={name: shares[name] for name in outputs},
     )
-    return learner
+    return learner, head
 
 
 def _join(backbone: Backbone, network: "keras.Model", head: "keras.Model") -> "keras.Model":
@@ -224,7 +240,7 @@ def _make_batches(examples: MapExamples, weights: np.ndarray, batch_size: int, s
     import tensorflow as tf
 
     labels, cells, classes = tf.constant(examples.labels), examples.cells, len(weights)
-    count, sample_weights = len(examples.labels), tf.constant(weights[examples.labels])
+    count, sample_weights = len(examples.rows), tf.constant(weights[examples.labels])
 
     def prepare(rows: "tf.Tensor", number: "tf.Tensor") -> "tuple[tf.Tensor, Targets, Targets]":
         maps, wanted = tf.numpy_function(examples.draw, (rows, number), (tf.float16, tf.float32))
@@ -238,7 +254,7 @@ def _make_batches(examples: MapExamples, weights: np.ndarray, batch_size: int, s
             shares[EVIDENCE] = tf.cast(known, tf.float32)[:, None, None]  # Keras' loss of the cells has three axes
         return _turn(maps, number), targets, shares
 
-    rows = tf.data.Dataset.range(count)
+    rows = tf.data.Dataset.from_tensor_slices(examples.rows.astype(np.int64))
     if seed is None:
         return rows.batch(batch_size).map(lambda some: prepare(some, tf.constant(0, tf.int64)))
     shuffled = rows.shuffle(count, seed=seed).batch(batch_size, drop_remainder=count >= batch_size)
@@ -252,16 +268,3 @@ def _turn(batch: "tf.Tensor", number: "tf.Tensor") -> "tf.Tensor":
 
     turned = tf.image.rot90(batch, tf.cast(number % 4, tf.int32))
     return tf.where(number // 4 % 2 == 1, tf.reverse(turned, [2]), turned)
-
-
-def _time_epoch(learner: "keras.Model", batches: "tf.data.Dataset") -> float:
-    """Seconds of an epoch, from a few steps that change no weight."""
-    rate = float(learner.optimizer.learning_rate)
-    learner.optimizer.learning_rate = 0.0
-    taken = []
-    for maps, targets, shares in batches.take(1 + TIMED_STEPS):
-        start = time.monotonic()
-        learner.train_on_batch(maps, targets, shares)
-        taken.append(time.monotonic() - start)
-    learner.optimizer.learning_rate = rate
-    return float(np.mean(taken[1:])) * int(batches.cardinality())

@@ -17,7 +17,7 @@ from metal_defects.models.networks import build_head, floor_variance
 if TYPE_CHECKING:
     import keras
 
-# From hardly more than the classes' shares to hardly a penalty at all; half an order of magnitude hardly moves an answer.
+# From hardly more than the classes' shares to hardly a penalty; half an order of magnitude hardly moves an answer.
 PENALTIES = (1.0, 0.1, 0.01, 0.001, 0.0001)
 # Gradient at which a solution counts as found: of a trial, and of what is kept.
 TRIAL_TOLERANCE, FINAL_TOLERANCE = 1e-4, 1e-5

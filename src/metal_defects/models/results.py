@@ -162,7 +162,8 @@ class FineTuning(Record):
         reason: why it was kept, dropped, or not tried, in words.
         kept: whether the fine-tuned network is the tuned model.
         minutes: that it took; this and the like are None where it was not tried.
-        images: of the validation split, that judged both.
+        epochs: of each training.
+        images: of the training split, that judged both, each left out.
         frozen_accuracy, accuracy: of the head on the frozen backbone, and of the fine-tuned network.
         gain, gain_error: by how much the log loss fell, and its standard error (paired).
     """
@@ -170,6 +171,7 @@ class FineTuning(Record):
     reason: str
     kept: bool = False
     minutes: float | None = None
+    epochs: int | None = None
     images: int | None = None
     frozen_accuracy: float | None = None
     accuracy: float | None = None

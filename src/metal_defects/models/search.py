@@ -107,7 +107,7 @@ def make_halving_oracle(
             return {"status": TrialStatus.RUNNING, "values": waiting[0]}
 
         def _list_finals(self, done: "list[keras_tuner.engine.trial.Trial]") -> list[dict[str, Value]]:
-            """What is compared: the refinements of the best recipes in turn, and those of the first one."""
+            """What is compared: the anchor, then the refinements of the best recipes in turn."""
             looked = [t for t in done if t.hyperparameters.values[RUNG] == 0 and t.score is not None]
             ranked = sorted(looked, key=lambda trial: (trial.score, trial.trial_id))
             kept = [{name: trial.hyperparameters.values[name] for name in recipes[0]} for trial in ranked[:KEPT]]

@@ -228,7 +228,7 @@ SPECS: dict[str, ModelSpec] = {
             scaling=_TF,
             taps=("block_3_expand_relu", "block_6_expand_relu", "block_13_expand_relu", "out_relu"),
             default_taps=("block_3_expand_relu", "block_6_expand_relu", "block_13_expand_relu"),
-            tuned_blocks=TunedBlocks("block_2_add", ("block_6_expand_relu", "block_12_add")),
+            tuned_blocks=TunedBlocks("block_3_project_BN", ("block_6_expand_relu", "block_12_add")),
             gmacs=0.30,
         ),
         Backbone(
@@ -281,7 +281,7 @@ SPECS: dict[str, ModelSpec] = {
             scaling=_LITE,
             taps=("block_4_out", "block_8_out", "block_11_out", "block_15_out", "head_out"),
             default_taps=("block_4_out", "block_8_out", "block_11_out", "block_15_out"),
-            tuned_blocks=TunedBlocks("block_2_out", ("block_4_out", "block_8_out")),
+            tuned_blocks=TunedBlocks("block_3_out", ("block_4_out", "block_8_out")),
             gmacs=0.40,
         ),
     )

@@ -58,7 +58,7 @@ class Findings:
 
     @property
     def out_of_fold(self) -> Metrics | None:
-        """Metrics of the cross-validation; None where a network that is trained as a whole took one fold for it."""
+        """Metrics of the cross-validation; None where a network trained from scratch took one fold for it."""
         return self.evaluation.cross_validation.metrics if self.evaluation.protocol.folds > 1 else None
 
     @property

@@ -11,6 +11,7 @@ from metal_defects.config import Settings
 from metal_defects.data.manifest import DataCard, ImageRow, ManifestRow, NamedBox
 from metal_defects.data.snapshots import load_labels, read_images
 from metal_defects.evaluation.clock import Clock
+from metal_defects.evaluation.cross_validation import OutOfFold
 from metal_defects.evaluation.judged import judge_out_of_fold
 from metal_defects.evaluation.judging import export_graph, fit_parts, judge_held_out, look_further
 from metal_defects.evaluation.tuned_run import TunedRun, open_tuned_run, read_recipe
@@ -48,6 +49,15 @@ def list_rows(snapshots: Path, height: int) -> tuple[list[ManifestRow], list[Ima
     return manifest, images
 
 
+def answer_by_hand(snapshots: Path) -> OutOfFold:
+    """Answers to the training images in three folds, each nearly right."""
+    labels = load_labels(snapshots, "train")
+    count = len(labels)
+    logits = 2 * np.eye(len(CLASSES))[labels] + np.random.default_rng(0).normal(size=(count, len(CLASSES)))
+    groups = np.array([f"train_{index}.png" for index in range(count)])
+    return OutOfFold(labels, logits[None].astype(np.float32), np.arange(count)[None] // 3, groups)
+
+
 @pytest.fixture
 def open_run(
     tmp_path: Path, make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
@@ -67,7 +77,7 @@ def open_run(
         return []
 
     def open_one(kind: str, fit: str = "stretch", height: int = 32) -> TunedRun:
-        entry = make_entry(kind)
+        entry = make_entry("frozen" if kind == "fine-tuned" else kind)
         trainer = make_trainer(entry, training)
         fitted = trainer.fit({}, call_back_never, tmp_path / "fit", "toy")
         fitted.assemble().save(tmp_path / "tuned.h5", include_optimizer=False)
@@ -81,18 +91,21 @@ def open_run(
             fit=fit,
             limits=make_settings().data_schema.image,
             hyperparameters=trainer.defaults(),
+            fine_tuned=kind == "fine-tuned",
             sha256="",
         )
+        answer_by_hand(snapshots).save(tmp_path / "out_of_fold.npz")
         (tmp_path / "scratch").mkdir()
         rows = list_rows(snapshots, height)
         return open_tuned_run(
-            card, entry, training, call_back_never, *rows, tmp_path / "tuned.h5", tmp_path / "scratch"
-        )
+            card, entry, training, call_back_never, *rows, tmp_path / "tuned.h5", tmp_path / "out_of_fold.npz",
+            tmp_path / "scratch",
+        )  # fmt: skip
 
     return open_one
 
 
-@pytest.mark.parametrize("kind", ["frozen", "from scratch"])
+@pytest.mark.parametrize("kind", ["frozen", "fine-tuned", "from scratch"])
 def test_each_step_takes_what_the_one_before_gave(
     kind: str, open_run: Callable[[str], TunedRun], make_settings: Callable[..., Settings], tmp_path: Path
 ) -> None:
@@ -102,12 +115,12 @@ def test_each_step_takes_what_the_one_before_gave(
     judged = judge_out_of_fold(run, params, clock)
     fitted = fit_parts(run, judged, params, clock)
     held_out = judge_held_out(run, judged, fitted, 3, export_graph(run, fitted, tmp_path, clock), clock)
-    outlook = look_further(run, ModelList(data=DATA, models=(make_entry(kind),), skipped=()), params.folds, clock)
+    outlook = look_further(run, ModelList(data=DATA, models=(make_entry("frozen"),), skipped=()), params.folds, clock)
 
-    is_frozen = kind == "frozen"
-    assert judged.protocol.images == (COUNTS["train"] if is_frozen else COUNTS["valid"])
-    assert judged.protocol.folds == (3 if is_frozen else 1)
-    assert (judged.protocol.note is None) == is_frozen
+    is_frozen, is_network = kind == "frozen", kind == "from scratch"
+    assert judged.protocol.images == (COUNTS["valid"] if is_network else COUNTS["train"])
+    assert judged.protocol.folds == (1 if is_network else 3)
+    assert (judged.protocol.note is not None) == is_network
     shift = judged.priors.log_ratio
     assert abs(shift).max() > 0.01 and fitted.scaling == judged.calibration.scaling.shift(shift)
     rules, selection = fitted.chosen.rules, fitted.chosen.selection
@@ -119,7 +132,7 @@ def test_each_step_takes_what_the_one_before_gave(
         assert row.other_boxes == (("Other",) if int(row.source[-5]) % 2 else ())
     verdicts = held_out.verdicts
     assert (verdicts.valid.images, verdicts.test.images) == (COUNTS["valid"], COUNTS["test"])
-    assert (verdicts.out_of_fold is not None) == is_frozen
+    assert (verdicts.out_of_fold is None) == is_network
     for row in (verdicts.valid, verdicts.test):
         assert row.accept + row.review + row.unknown == row.images
     assert held_out.locator is None or held_out.locator.kind == "labels"

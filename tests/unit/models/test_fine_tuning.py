@@ -1,7 +1,5 @@
 """Fine-tuning on a network of a few weights: it finds a defect of a few pixels wherever it is, and saves what it is."""
 
-import contextlib
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,7 +75,7 @@ def params() -> TrainingParams:
 
 def learn(
     folder: Path, params: TrainingParams, with_cells: bool = False, network: "keras.Model | None" = None
-) -> FineTuned | None:
+) -> FineTuned:
     network = network or build_backbone(TUNED_ROW, SIDE, 1, None)
     pixels, (start,) = open_trunk(TUNED_ROW, network, ("shallow",))
     parts = []
@@ -89,8 +87,8 @@ def learn(
     def call_back_never(*_: Any) -> list:
         return []
 
-    weights = np.ones(3, np.float32)
-    return fine_tune(TUNED_ROW, network, *parts, weights, params, call_back_never, folder / "logs", seed=1)
+    rest = (np.ones(3, np.float32), params, params.fine_tune_epochs, call_back_never, folder / "logs", "Learning", 1)
+    return fine_tune(TUNED_ROW, network, *parts, *rest)
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +97,6 @@ def tuned(params: TrainingParams, tmp_path_factory: pytest.TempPathFactory) -> F
     network = build_backbone(TUNED_ROW, SIDE, 1, None)
     before = {name: network.get_layer(name).get_weights()[0].copy() for name in ("first", "second", "third")}
     found = learn(tmp_path_factory.mktemp("labels"), params, network=network)
-    assert found is not None
     same = {name: np.array_equal(network.get_layer(name).get_weights()[0], one) for name, one in before.items()}
     assert same == {"first": True, "second": False, "third": False}, "the blocks alone are trained"
     return found
@@ -111,7 +108,6 @@ def test_a_defect_of_three_pixels_is_found_wherever_it_is(tuned: FineTuned) -> N
     assert np.allclose(answers.sum(1), 1, atol=1e-5)
     assert (answers.argmax(1) == labels).mean() > 0.85
     assert len(tuned.history["val_loss"]) == EPOCHS
-    assert tuned.minutes > 0
 
 
 def test_labels_alone_teach_the_cells_where_the_defect_is(tuned: FineTuned) -> None:
@@ -159,7 +155,6 @@ def test_boxes_teach_the_cells(params: TrainingParams, tmp_path: Path) -> None:
     import keras
 
     found = learn(tmp_path, params.model_copy(update={"fine_tune_epochs": 10}), with_cells=True)
-    assert found is not None
     images, _, cells = draw_plates(11)
     opened = open_model(found.model)
     evidence = keras.Model(opened.pixels, opened.evidence).predict(images, verbose=0)
@@ -197,36 +192,19 @@ def test_a_head_starts_with_the_vote_of_the_strongest_cell() -> None:
     assert np.array_equal(kernel[:3], np.eye(3))
 
 
-@pytest.mark.parametrize(("seconds", "expected"), [(60.0, None), (60 / 7, None), (60 / 8, 8), (1.0, 12)])
-def test_as_many_epochs_as_the_minutes_allow(
-    seconds: float, expected: int | None, params: TrainingParams, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """Below the fewest that make sense none is begun."""
-    planned: list[tuple[int, float]] = []
-
-    def call_back(_: Path, epochs: int, rate: float) -> list:
-        planned.append((epochs, rate))
-        raise InterruptedError
-
-    monkeypatch.setattr(fine_tuning, "_time_epoch", lambda *_: seconds)
-    minute = params.model_copy(update={"fine_tune_minutes": 1, "fine_tune_epochs": 12})
-    network = build_backbone(TUNED_ROW, SIDE, 1, None)
-    rows = MapExamples(np.zeros((4, 16, 16, 6), np.float16), np.zeros(4, np.int32))
-    weights = np.ones(3, np.float32)
-    with contextlib.suppress(InterruptedError):
-        assert fine_tune(TUNED_ROW, network, rows, rows, weights, minute, call_back, tmp_path, seed=1) is None
-    assert planned == ([] if expected is None else [(expected, 0.01)])
-
-
-def test_timing_an_epoch_moves_no_weight_that_is_trained() -> None:
+def test_the_pace_is_measured_on_a_few_steps(params: TrainingParams) -> None:
     _, labels, _ = draw_plates(1, 24)
-    network = build_backbone(TUNED_ROW, SIDE, 1, None)
-    blocks, head = fine_tuning._open_blocks(TUNED_ROW, network, 3)
-    learner = fine_tuning._build_learner(blocks, head, 0.01, with_cells=False)
     maps = np.random.default_rng(0).normal(size=(24, 16, 16, 6)).astype(np.float16)
-    batches = fine_tuning._make_batches(MapExamples(maps, labels), np.ones(3, np.float32), 4, 1)
-    before = [weights.numpy().copy() for weights in learner.trainable_weights]
-    seconds = fine_tuning._time_epoch(learner, batches)
-    assert math.isfinite(seconds) and seconds > 0
-    assert all(np.array_equal(*pair) for pair in zip(learner.trainable_weights, before, strict=True))
-    assert float(learner.optimizer.learning_rate) == pytest.approx(0.01)
+    network = build_backbone(TUNED_ROW, SIDE, 1, None)
+    seconds = fine_tuning.time_image(TUNED_ROW, network, MapExamples(maps, labels), np.ones(3, np.float32), params)
+    assert 0 < seconds < 1
+
+
+def test_some_of_the_images_are_taken_without_a_copy() -> None:
+    maps = np.arange(6, dtype=np.float16)[:, None, None, None] * np.ones((6, 2, 2, 1), np.float16)
+    some = MapExamples(maps, np.arange(6)).take(np.array([1, 4]))
+    assert some.maps is maps and some.rows.tolist() == [1, 4]
+    [(seen, targets, shares)] = fine_tuning._make_batches(some, np.arange(6, dtype=np.float32), 4, None)
+    assert seen[:, 0, 0, 0].numpy().tolist() == [1, 4]
+    assert targets["probabilities"].numpy().argmax(1).tolist() == [1, 4]
+    assert shares["probabilities"].numpy().tolist() == [1, 4]

@@ -276,11 +276,14 @@ def test_network_from_scratch_shows_its_own_hyperparameters(tmp_path: Path) -> N
             "a linear head on the frozen",
         ),
         (
-            FineTuning(reason="Better.", kept=True, minutes=9.0, images=9, frozen_accuracy=0.5, accuracy=0.75),
+            FineTuning(
+                reason="Better.", kept=True, minutes=9.0, epochs=7, images=9, frozen_accuracy=0.5, accuracy=0.75
+            ),
             (
                 "tried\nyes",
                 "outcome\nBetter.",
                 "minutes\n9",
+                "each training\n7",
                 "50.0 %",
                 "75.0 %",
                 "kept\nyes",

@@ -115,6 +115,10 @@ class OutOfFold:
         nothing = np.zeros(0, np.int32)
         return cls(nothing, np.zeros((0, 0, 0), np.float32), np.zeros((0, 0), np.int32), nothing)
 
+    def take(self, rows: np.ndarray) -> "OutOfFold":
+        """Some of the images, by position."""
+        return OutOfFold(self.labels[rows], self.logits[:, rows], self.folds[:, rows], self.groups[rows])
+
     def save(self, path: Path) -> None:
         """Write it as .npz."""
         np.savez(path, labels=self.labels, logits=self.logits, folds=self.folds, groups=self.groups)

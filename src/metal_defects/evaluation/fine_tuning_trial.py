@@ -13,6 +13,7 @@ from metal_defects.data.manifest import ManifestRow
 from metal_defects.data.snapshots import ClassLabels, load_class_labels, load_snapshot, read_images
 from metal_defects.evaluation.cross_validation import OutOfFold, cross_validate_head
 from metal_defects.evaluation.significance import standard_error
+from metal_defects.files import atomic_path
 from metal_defects.log import logger
 from metal_defects.metrics import image_losses
 from metal_defects.models.augmentation import augment, make_mild
@@ -62,9 +63,9 @@ def try_fine_tuning(
 ) -> tuple[Kept | None, FineTuning]:
     """The fine-tuned network, None where the frozen one stays, and why.
 
-    Networks that each leave a third of the training images out answer these, and so do heads on the frozen backbone.
-    Where the networks are better for sure, one more is trained on all of the images. How long it will all take is
-    measured on a few steps and said before it begins.
+    Networks that each leave a third of the training images out answer these, and so do heads on the frozen backbone; as
+    soon as the networks are no better it ends. Where they are better for sure, one more is trained on all images. How
+    long it will take at most is measured on a few steps and said before.
 
     Args:
         trainer: of the backbone.
@@ -88,8 +89,7 @@ def try_fine_tuning(
         return None, FineTuning(reason=f"It would take more than {most:g} minutes (training.fine_tune_minutes).")
     start, (for_network, for_trials) = time.monotonic(), callbacks
     frozen = cross_validate_head(trainer, recipe, groups, for_trials, resume / "heads", FOLDS)
-    answers = _answer_out_of_fold(trainer, examples, frozen, epochs, for_trials, resume)
-    found = _compare(frozen, answers)
+    answers, found = _compare_left_out(trainer, examples, frozen, epochs, for_trials, resume)
     tuned = _train(trainer, *examples, epochs, for_network, folder, "Fine-tuning") if found.kept else None
     found = found.model_copy(update={"epochs": epochs, "minutes": round((time.monotonic() - start) / 60, 1)})
     if tuned is None:
@@ -127,8 +127,8 @@ def _plan(trainer: FrozenTrainer, train: MapExamples, valid: MapExamples) -> int
     if epochs >= FEWEST_EPOCHS:
         minutes = max(1.0, epochs * seconds / 60)
         logger.info(
-            "   fine-tuning: %d trainings that leave some images out, then one on all where it pays; %d epochs each, "
-            "about %.0f minutes in all",
+            "   fine-tuning: %d trainings that leave some images out, as long as it helps, then one on all; %d epochs "
+            "each, about %.0f minutes in all",
             FOLDS,
             epochs,
             minutes,
@@ -152,32 +152,35 @@ def _train(
     )
 
 
-def _answer_out_of_fold(
+def _compare_left_out(
     trainer: FrozenTrainer,
     examples: tuple[MapExamples, MapExamples],
     frozen: OutOfFold,
     epochs: int,
     make_callbacks: MakeCallbacks,
     resume: Path,
-) -> OutOfFold:
+) -> tuple[OutOfFold, FineTuning]:
     """Answers to the training images by fine-tuned networks that never saw them, in the folds of the frozen heads.
 
     Those of a training that has ended are kept: an interrupted run does not do it again.
     """
     train, valid = examples
-    logits, folds = np.zeros_like(frozen.logits), frozen.folds[0]
+    answers, folds = replace(frozen, logits=np.zeros_like(frozen.logits)), frozen.folds[0]
     images = read_images(trainer.training.snapshots, "train")
-    for number in np.unique(folds).tolist():
+    for number in range(int(folds.max()) + 1):
         left_out, file = np.flatnonzero(folds == number), resume / f"left_out_{number}.npy"
         if not file.exists():
             title, rest = f"Fine-tuning without part {number + 1}", train.take(np.flatnonzero(folds != number))
             tuned = _train(trainer, rest, valid, epochs, make_callbacks, resume / "logs" / file.stem, title)
-            answers = tuned.model.predict(images[left_out], batch_size=32, verbose=0)
-            partial = file.with_suffix(".part.npy")
-            np.save(partial, np.log(np.maximum(answers, 1e-12)).astype(np.float32))
-            partial.replace(file)
-        logits[0, left_out] = np.load(file)
-    return replace(frozen, logits=logits)
+            shares = tuned.model.predict(images[left_out], batch_size=32, verbose=0)
+            with atomic_path(file) as partial, partial.open("wb") as stream:
+                np.save(stream, np.log(np.maximum(shares, 1e-12)).astype(np.float32))
+        answers.logits[0, left_out] = np.load(file)
+        seen = np.flatnonzero(folds <= number)
+        found = _compare(frozen.take(seen), answers.take(seen))
+        if not found.helps:
+            break
+    return answers, found
 
 
 def _gather(

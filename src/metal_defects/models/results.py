@@ -178,6 +178,11 @@ class FineTuning(Record):
     gain: float | None = None
     gain_error: float | None = None
 
+    @property
+    def helps(self) -> bool:
+        """Whether the log loss fell at all."""
+        return self.gain is not None and self.gain > 0
+
 
 class TunedResult(Record):
     """metrics.json of stage 07: what the search gave, and the one test of its winner."""

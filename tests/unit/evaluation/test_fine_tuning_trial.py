@@ -207,11 +207,20 @@ def test_every_image_is_left_out_once_and_the_network_learns_from_all(trial: Toy
     assert kept.fitted.predict("valid").argmax(1).tolist() == trial.labels["valid"].tolist()
 
 
-def test_what_is_no_better_is_dropped_before_the_last_training(trial: ToyTrial) -> None:
+def test_what_is_no_better_ends_after_the_first_training(trial: ToyTrial) -> None:
     trial.sure = 0.4
     kept, found = trial.run()
     assert kept is None and not found.kept and found.gain is not None and found.gain < 0
-    assert len(trial.lessons) == FOLDS
+    assert len(trial.lessons) == 1 and found.images == COUNTS["train"] // FOLDS
+
+
+def test_what_is_hardly_better_is_dropped_before_the_last_training(
+    trial: ToyTrial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fine_tuning_trial, "standard_error", lambda *_: 1e9)
+    kept, found = trial.run()
+    assert kept is None and not found.kept and found.helps
+    assert len(trial.lessons) == FOLDS and found.images == COUNTS["train"]
 
 
 def test_what_takes_too_long_is_never_begun(trial: ToyTrial) -> None:

@@ -31,8 +31,9 @@ from metal_defects.models.onnx_export import export_float32, keep_outputs
 from metal_defects.models.results import ModelList
 from metal_defects.trust.answer import AnswerParts, answer_in_batches, build_answer_model
 from metal_defects.trust.calibration import Scaling
+from metal_defects.trust.evidence_map import fit_evidence_map
 from metal_defects.trust.guard import Guard, GuardFindings, choose_guard_taps, fit_guard
-from metal_defects.trust.locator import Locator, fit_locator
+from metal_defects.trust.locator import FEWEST_BOXED, Locator, fit_locator
 from metal_defects.trust.locator_findings import judge_locator
 from metal_defects.trust.locator_maps import choose_learned, choose_taps
 from metal_defects.trust.locator_scores import LocatorFindings, draw_grad_cam
@@ -127,8 +128,9 @@ def _fit_locator(run: TunedRun) -> tuple[Locator, list[np.ndarray], np.ndarray]:
     labels, boxes = train.labels[rows], [train.boxes[row] for row in rows]
     deepest = list(features.values())[-1]
     grad_cam = draw_grad_cam(deepest[: len(rows)], labels, deepest)
-    spoken = None if evidence is None else evidence[np.arange(len(rows)), :, :, labels]
-    return fit_locator(learned, labels, boxes, side, run.training.seed, spoken), boxes, grad_cam
+    if evidence is not None and sum(len(each) > 0 for each in boxes) < FEWEST_BOXED:
+        return fit_evidence_map(evidence[: len(rows)]), boxes, grad_cam
+    return fit_locator(learned, labels, boxes, side, run.training.seed), boxes, grad_cam
 
 
 def export_graph(run: TunedRun, fitted: Fitted, folder: Path, clock: Clock) -> Path:

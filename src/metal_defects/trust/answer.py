@@ -15,6 +15,7 @@ from metal_defects.models.pooling import pool
 from metal_defects.models.specs import BACKBONES, Network, find_spec
 from metal_defects.system import map_ordered
 from metal_defects.trust.calibration import Scaling
+from metal_defects.trust.evidence_map import evidence_layers
 from metal_defects.trust.guard import Guard
 from metal_defects.trust.guard_graph import guard_layers
 from metal_defects.trust.locator import Locator, locator_layers
@@ -168,7 +169,10 @@ def build_answer_model(model: "keras.Model", parts: AnswerParts) -> "keras.Model
         moments = [part for tap in parts.guard.taps for part in pool(opened.maps[tap], f"guard_{tap}")]
         outputs.append(guard_layers(moments, parts.guard))
     if parts.locator is not None:
-        outputs.append(locator_layers(opened.maps, parts.locator))
+        if parts.locator.taps == (EVIDENCE,):
+            outputs.append(evidence_layers(opened.evidence, parts.locator))
+        else:
+            outputs.append(locator_layers(opened.maps, parts.locator))
     return keras.Model(opened.pixels, outputs, name="answer")
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from metal_defects.log import logger, track
 from metal_defects.trust.locator_maps import choose_grid
-from metal_defects.trust.locator_targets import cover_cells, weigh_evidence, weigh_labels
+from metal_defects.trust.locator_targets import cover_cells, weigh_labels
 from metal_defects.trust.locator_thresholds import choose_box_threshold, choose_by_contrast, choose_threshold
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Locator:
 
     Attributes:
         kind: what it was taught by.
-        taps: the feature maps that it reads, shallow to deep.
+        taps: the feature maps that it reads, shallow to deep; the evidence alone of a network that looks at cells.
         grid: cells per side of the hidden layers; the heat map has twice as many.
         weights: of the layers, in their order; the standardisation of the feature maps is folded in.
         threshold: of the heat map, from which a cell counts as part of a defect; chosen on training images.
@@ -81,7 +81,6 @@ def fit_locator(
     boxes: Sequence[np.ndarray] | None,
     image_size: int,
     seed: int,
-    evidence: np.ndarray | None = None,
 ) -> Locator:
     """Teach a locator: by the boxes where FEWEST_BOXED images or more have some, else by the labels.
 
@@ -92,8 +91,6 @@ def fit_locator(
             are left out, because nobody knows whether they show no defect or were not annotated.
         image_size: side of the images in pixels.
         seed: of the first weights and the order.
-        evidence: how much each cell speaks for the image's label, where a head that looks at cells says so,
-            (images, rows, columns).
     """
     grid = choose_grid({tap: one.shape[1] for tap, one in features.items()}, image_size)
     boxed = np.flatnonzero([len(each) > 0 for each in boxes]) if boxes is not None else np.array([], int)
@@ -107,10 +104,7 @@ def fit_locator(
     if len(boxed):
         logger.warning("   %d images have boxes, fewer than %d: the labels are used", len(boxed), FEWEST_BOXED)
     everything = np.arange(len(labels))
-    if evidence is None:
-        targets = weigh_labels(list(features.values()), np.asarray(labels), 2 * grid)
-    else:
-        targets = weigh_evidence(evidence, 2 * grid)
+    targets = weigh_labels(list(features.values()), np.asarray(labels), 2 * grid)
     model, weights = _train(features, everything, targets, grid, 0.0, seed)
     threshold = choose_by_contrast(_draw(model, features, everything))
     return Locator("labels", tuple(features), grid, weights, threshold, threshold, len(everything))

@@ -73,17 +73,6 @@ def weigh_labels(maps: Sequence[np.ndarray], labels: np.ndarray, cells: int) -> 
     return (1 / (1 + np.exp(-SHARPNESS * smooth))).astype(np.float32)
 
 
-def weigh_evidence(evidence: np.ndarray, cells: int) -> np.ndarray:
-    """What a head that looks at cells says for the label of each image, float32 (images, cells, cells) in (0, 1).
-
-    Args:
-        evidence: (images, rows, columns).
-        cells: per side of the result.
-    """
-    sharp = _standardise_each(stretch(evidence.astype(np.float32), cells))
-    return (1 / (1 + np.exp(-SHARPNESS * (sharp - 1)))).astype(np.float32)
-
-
 def pool_means(maps: np.ndarray) -> np.ndarray:
     """Mean of every channel, float32 (images, channels); image by image, because the maps may lie on disk."""
     return np.stack([one.mean(axis=(0, 1), dtype=np.float32) for one in maps])

@@ -12,6 +12,23 @@ from metal_defects.config import Settings, load_settings
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+# What stands on a whole run of the pipeline on drawn images.
+WHOLE_RUN = {"finished", "rebuilt", "mended"}
+
+
+@pytest.hookimpl(tryfirst=True)  # before the workers read the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that wait for a whole run are slow, however quick they are themselves.
+
+    With several workers one of them makes that run and has all its tests; else the tests of a file stay together.
+    """
+    for item in items:
+        if WHOLE_RUN & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
+            item.add_marker(pytest.mark.xdist_group("whole run"))
+        else:
+            item.add_marker(pytest.mark.xdist_group(str(item.path)))
+
 
 @pytest.fixture
 def make_settings(tmp_path: Path) -> Callable[..., Settings]:

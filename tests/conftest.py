@@ -1,7 +1,8 @@
 """What several suites need: settings on a temporary folder, and the real data where it is to be had."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,16 @@ def unasked_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
     """No server is known to be silent, and those of this machine are asked directly."""
     monkeypatch.setattr(download, "_silent_hosts", {})
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+
+@pytest.fixture(scope="session")
+def scanned_once() -> Iterator[None]:
+    """Streamlit looks for components in all installed packages once, and not again whenever a test opens an app."""
+    from streamlit.components.v2 import manifest_scanner
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(manifest_scanner, "scan_component_manifests", cache(manifest_scanner.scan_component_manifests))
+        yield
 
 
 @pytest.fixture(scope="session")

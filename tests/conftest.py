@@ -7,28 +7,28 @@ from pathlib import Path
 
 import pytest
 from support import PROJECT
+from support.workshop import Workshop, assert_success
 
 from metal_defects import download
 from metal_defects.config import Settings, load_settings
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-# What stands on a whole run of the pipeline on drawn images.
-WHOLE_RUN = {"finished", "rebuilt", "mended"}
+# What stands on a run of the pipeline that tests of several files share, and which run that is.
+SHARED_RUNS = {"finished": "drawn", "rebuilt": "drawn", "mended": "drawn", "neu_begun": "NEU-DET"}
 
 
 @pytest.hookimpl(tryfirst=True)  # before the workers read the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that wait for a whole run are slow, however quick they are themselves.
+    """Tests that wait for a run of the pipeline are slow, however quick they are themselves.
 
     With several workers one of them makes that run and has all its tests; else the tests of a file stay together.
     """
     for item in items:
-        if WHOLE_RUN & set(getattr(item, "fixturenames", ())):
+        shared = {SHARED_RUNS[name] for name in getattr(item, "fixturenames", ()) if name in SHARED_RUNS}
+        if shared:
             item.add_marker(pytest.mark.slow)
-            item.add_marker(pytest.mark.xdist_group("whole run"))
-        else:
-            item.add_marker(pytest.mark.xdist_group(str(item.path)))
+        item.add_marker(pytest.mark.xdist_group(*(shared or {str(item.path)})))
 
 
 @pytest.fixture
@@ -63,6 +63,14 @@ def scanned_once() -> Iterator[None]:
 def neu_folder() -> Path:
     """NEU-DET as its authors publish it."""
     return _data_folder("METAL_DEFECTS_NEU")
+
+
+@pytest.fixture(scope="session")
+def neu_begun(neu_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    """The pipeline as shipped, with its best backbone alone, on NEU-DET, after its first stage."""
+    workshop = Workshop(tmp_path_factory.mktemp("neu"), neu_folder, settings=())
+    assert_success(workshop.run("run", "--only", "01"))
+    return workshop
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from support import PROJECT
 from support.stages import make_context
-from support.workshop import read_rows
+from support.workshop import Workshop, read_rows
 
 from metal_defects.components import c01_data_ingestion
 from metal_defects.config import load_settings
@@ -40,8 +40,8 @@ def ingest(variable: str, out: Path, *overrides: str) -> Ingested:
 
 
 @pytest.fixture(scope="module")
-def neu(tmp_path_factory: pytest.TempPathFactory) -> Ingested:
-    return ingest("METAL_DEFECTS_NEU", tmp_path_factory.mktemp("neu"))
+def neu(neu_begun: Workshop) -> Ingested:
+    return Ingested(neu_begun.stage("01"))
 
 
 @pytest.fixture(scope="module")

@@ -118,9 +118,7 @@ def test_columns_and_views_are_cut_out_of_the_bank(filled: Path, snapshots: Path
 
 
 @pytest.mark.parametrize("pooling", ["moments", "moments+extremes"])
-def test_columns_of_a_pooling_are_what_a_network_with_it_gives(
-    pooling: str, filled: Path, snapshots: Path
-) -> None:
+def test_columns_of_a_pooling_are_what_a_network_with_it_gives(pooling: str, filled: Path, snapshots: Path) -> None:
     bank = load_toy_bank(filled, snapshots)
     for taps in (("deep",), ("shallow", "deep")):
         model = build_feature_model(TOY, build_backbone(TOY, SIDE, 1, None), taps, pooling)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
+import hypothesis
 import pytest
 from support import PROJECT
 from support.workshop import Workshop, assert_success
@@ -13,6 +14,9 @@ from metal_defects import download
 from metal_defects.config import Settings, load_settings
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# What takes long tells how busy the machine is; what must be quick is measured by a test of its own.
+hypothesis.settings.register_profile("any machine", deadline=None)
+hypothesis.settings.load_profile("any machine")
 
 # What stands on a run of the pipeline that tests of several files share, and which run that is.
 SHARED_RUNS = {"finished": "drawn", "rebuilt": "drawn", "mended": "drawn", "neu_begun": "NEU-DET"}

@@ -12,6 +12,8 @@ SERVE := .venv-serve
 REQUIREMENTS := $(if $(GPU),requirements-gpu.txt,requirements.txt)
 PINS := constraints.txt pyproject.toml
 ARGS ?=
+# A worker for each core; tests/conftest.py says which tests stay together. ARGS="-n 0" is one process, as plain pytest is.
+WORKERS := -n logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
 
 define make_environment
 $(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info[:2] <= (3, 12), "Python 3.11 or 3.12 is needed, this is " + sys.version'
@@ -31,10 +33,10 @@ serve: $(SERVE)/.installed
 	$(SERVE)/bin/python main.py serve $(ARGS)
 
 test: $(VENV)/.installed-test lint
-	$(BIN)/python -m pytest --cov --cov-report=term $(ARGS)
+	$(BIN)/python -m pytest $(WORKERS) --cov --cov-report=term $(ARGS)
 
 test-fast: $(VENV)/.installed-test lint
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest $(WORKERS) -m "not slow" $(ARGS)
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -15,16 +15,6 @@ from support.workshop import IMAGES_PER_CLASS, LONGER, WIDER, Workshop, assert_s
 from metal_defects.data.synthetic import write_synthetic_set
 from metal_defects.pipeline.table import STAGES
 
-# What stands on a whole run of the pipeline, or on an export.
-LONG = {"finished", "rebuilt", "mended", "exported"}
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that wait for a whole run are slow, however quick they are themselves."""
-    for item in items:
-        if LONG & set(getattr(item, "fixturenames", ())):
-            item.add_marker(pytest.mark.slow)
-
 
 @pytest.fixture(scope="session")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -17,6 +17,7 @@ from metal_defects.inference.answer import Prediction
 from metal_defects.inference.boxes import Box
 from metal_defects.inference.predictor import Predictor
 
+pytestmark = pytest.mark.usefixtures("scanned_once")
 SAMPLES = 18
 File = tuple[str, bytes, str]
 

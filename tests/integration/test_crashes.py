@@ -58,7 +58,7 @@ def test_killed_at_random_moments(copied: Workshop) -> None:
     shutil.rmtree(copied.artifacts / "feature_banks")
     delays = random.Random(2)
     kills = 0
-    while kills < 8 and kill_when(copied, lambda: True, delays.uniform(0.2, 5)):
+    while kills < 5 and kill_when(copied, lambda: True, delays.uniform(0.2, 5)):
         kills += 1
     assert kills >= 2
     assert_success(copied.run())

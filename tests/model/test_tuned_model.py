@@ -14,11 +14,10 @@ SHARE_KEPT = 0.95
 
 
 @pytest.fixture(scope="module")
-def neu(neu_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+def neu(neu_begun: Workshop) -> Workshop:
     """The pipeline as shipped, with its best backbone alone, on NEU-DET."""
-    workshop = Workshop(tmp_path_factory.mktemp("neu"), neu_folder, settings=())
-    assert_success(workshop.run())
-    return workshop
+    assert_success(neu_begun.run())
+    return neu_begun
 
 
 @pytest.fixture(scope="module")

@@ -296,10 +296,10 @@ def _leave_pictures(found: Findings) -> None:
         write_table(table, ("source", "true", "predicted", *CLASSES), rows)
 
 
-def draw(target: Path, side: int = 16) -> None:
-    """A square PNG file of noise, which no format makes small."""
+def draw(target: Path, width: int = 16, height: int = 16) -> None:
+    """A PNG file of noise, which no format makes small."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)).save(target)
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)).save(target)
 
 
 def write_findings(artifacts: Path, found: Findings) -> None:

@@ -4,6 +4,7 @@ import base64
 import importlib
 import io
 import json
+import runpy
 import subprocess
 import sys
 from collections.abc import Callable
@@ -62,10 +63,15 @@ def test_every_script_is_listed() -> None:
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_help_teaches(script: str, tmp_path: Path) -> None:
-    done = call(script, "--help", folder=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert len(done.stdout.split()) > 40
+def test_help_teaches(
+    script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", [script, "--help"])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as left:
+        runpy.run_path(str(PROJECT / script), run_name="__main__")
+    assert left.value.code == 0
+    assert len(capsys.readouterr().out.split()) > 40
     assert list(tmp_path.iterdir()) == []
 
 

@@ -25,6 +25,7 @@ from metal_defects.app.occlusion import GRID, measure_heat
 from metal_defects.app.scoring import score
 from metal_defects.inference.predictor import Predictor
 
+pytestmark = pytest.mark.usefixtures("scanned_once")
 COUNTS = [[3, 0, 0], [1, 2, 0], [0, 0, 3]]
 EVALUATION = {
     "images": 90,

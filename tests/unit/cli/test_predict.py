@@ -30,7 +30,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
         "METAL_DEFECTS_ROOT": str(PROJECT),
         "METAL_DEFECTS_BUNDLE": str(write_bundle(tmp_path / "bundle")),
         "METAL_DEFECTS__PATHS__LOGS": str(tmp_path / "logs"),
-        "COLUMNS": "160",
+        "COLUMNS": "240",
     }
 
 

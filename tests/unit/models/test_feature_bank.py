@@ -1,6 +1,7 @@
 """The feature bank: right features, computed once, under a key that changes with everything they depend on."""
 
 import logging
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -56,6 +57,20 @@ def warnings() -> Iterator[list[str]]:
     logger.removeHandler(handler)
 
 
+@pytest.fixture(scope="module")
+def filled(snapshots: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store that holds the toy bank; not to be changed."""
+    store = tmp_path_factory.mktemp("filled") / "store"
+    load_toy_bank(store, snapshots)
+    return store
+
+
+@pytest.fixture
+def store(filled: Path, tmp_path: Path) -> Path:
+    """A copy of the filled store."""
+    return shutil.copytree(filled, tmp_path / "store")
+
+
 def load_toy_bank(store: Path, snapshots: Path, **changes: object) -> FeatureBank:
     options = {
         "backbone": TOY,
@@ -72,9 +87,10 @@ def load_toy_bank(store: Path, snapshots: Path, **changes: object) -> FeatureBan
 
 
 def test_bank_holds_features_of_clean_images_and_of_views(
-    tmp_path: Path, snapshots: Path, extractions: list[str]
+    filled: Path, snapshots: Path, extractions: list[str]
 ) -> None:
-    bank = load_toy_bank(tmp_path, snapshots)
+    bank = load_toy_bank(filled, snapshots)
+    assert not extractions
     model = build_feature_model(TOY, build_backbone(TOY, SIDE, 1, None), TOY.taps, "moments+extremes")
     columns = bank.columns(TOY.taps, "moments+extremes")
     assert {split: features.shape for split, features in bank.features.items()} == {
@@ -88,8 +104,8 @@ def test_bank_holds_features_of_clean_images_and_of_views(
         assert np.allclose(bank.features["train"][number], model(view), atol=1e-4)
 
 
-def test_columns_and_views_are_cut_out_of_the_bank(tmp_path: Path, snapshots: Path, extractions: list[str]) -> None:
-    bank = load_toy_bank(tmp_path, snapshots)
+def test_columns_and_views_are_cut_out_of_the_bank(filled: Path, snapshots: Path) -> None:
+    bank = load_toy_bank(filled, snapshots)
     assert bank.columns(("shallow",)).tolist() == list(range(8))
     assert bank.columns(("deep", "shallow")).tolist() == [*range(16, 28), *range(8)]
     assert bank.columns(("deep",), "moments+extremes").tolist() == list(range(16, 40))
@@ -102,10 +118,8 @@ def test_columns_and_views_are_cut_out_of_the_bank(tmp_path: Path, snapshots: Pa
 
 
 @pytest.mark.parametrize("pooling", ["moments", "moments+extremes"])
-def test_columns_of_a_pooling_are_what_a_network_with_it_gives(
-    pooling: str, tmp_path: Path, snapshots: Path, extractions: list[str]
-) -> None:
-    bank = load_toy_bank(tmp_path, snapshots)
+def test_columns_of_a_pooling_are_what_a_network_with_it_gives(pooling: str, filled: Path, snapshots: Path) -> None:
+    bank = load_toy_bank(filled, snapshots)
     for taps in (("deep",), ("shallow", "deep")):
         model = build_feature_model(TOY, build_backbone(TOY, SIDE, 1, None), taps, pooling)
         found = bank.clean("valid", bank.columns(taps, pooling))
@@ -134,17 +148,21 @@ def test_second_call_reads_from_disk(tmp_path: Path, snapshots: Path, extraction
     ],
     ids=["weights", "fewer views", "order of views", "seed", "augmentation", "taps", "scaling"],
 )
-def test_key_changes_with(change: dict, tmp_path: Path, snapshots: Path, extractions: list[str]) -> None:
-    load_toy_bank(tmp_path, snapshots)
-    load_toy_bank(tmp_path, snapshots, **change)
-    load_toy_bank(tmp_path, snapshots)
-    assert len(extractions) == len(set(extractions)) == 2
+def test_key_changes_with(change: dict, store: Path, snapshots: Path, extractions: list[str]) -> None:
+    [before] = list_banks(store)
+    load_toy_bank(store, snapshots, **change)
+    load_toy_bank(store, snapshots)
+    assert list_banks(store) == {before, *extractions} and len(extractions) == 1 and before not in extractions
 
 
-def test_key_changes_with_the_images(tmp_path: Path, snapshots: Path, extractions: list[str]) -> None:
-    load_toy_bank(tmp_path / "store", snapshots)
-    load_toy_bank(tmp_path / "store", write_snapshots(tmp_path / "others", first_seed=5000))
-    assert len(set(extractions)) == 2
+def test_key_changes_with_the_images(store: Path, tmp_path: Path, extractions: list[str]) -> None:
+    [before] = list_banks(store)
+    load_toy_bank(store, write_snapshots(tmp_path / "others", first_seed=5000))
+    assert list_banks(store) == {before, *extractions} and len(extractions) == 1 and before not in extractions
+
+
+def list_banks(store: Path) -> set[str]:
+    return {path.name for path in store.iterdir()}
 
 
 def test_without_views_seed_and_augmentation_do_not_matter(
@@ -155,23 +173,22 @@ def test_without_views_seed_and_augmentation_do_not_matter(
     assert len(extractions) == 1
 
 
-def test_torn_bank_is_computed_again(tmp_path: Path, snapshots: Path, extractions: list[str]) -> None:
-    whole = load_toy_bank(tmp_path, snapshots)
-    folder = tmp_path / extractions[0]
+def test_torn_bank_is_computed_again(store: Path, snapshots: Path, extractions: list[str]) -> None:
+    whole = load_toy_bank(store, snapshots)
+    [folder] = store.iterdir()
     expected = np.array(whole.features["train"])
     (folder / "bank.json").unlink()
     (folder / "train.npy").write_bytes(b"torn")
-    again = load_toy_bank(tmp_path, snapshots)
-    assert len(extractions) == 2
+    again = load_toy_bank(store, snapshots)
+    assert extractions == [folder.name]
     assert np.array_equal(again.features["train"], expected)
 
 
-def test_what_a_killed_extraction_left_does_no_harm(tmp_path: Path, snapshots: Path, extractions: list[str]) -> None:
-    load_toy_bank(tmp_path, snapshots)
-    folder = tmp_path / extractions[0]
+def test_what_a_killed_extraction_left_does_no_harm(store: Path, snapshots: Path, extractions: list[str]) -> None:
+    [folder] = store.iterdir()
     folder.rename(folder.with_name(f".partial-{folder.name}"))
-    load_toy_bank(tmp_path, snapshots)
-    assert [path.name for path in tmp_path.iterdir()] == [folder.name]
+    load_toy_bank(store, snapshots)
+    assert list_banks(store) == {folder.name} == set(extractions)
 
 
 @pytest.mark.parametrize(("worth", "expected"), [(19, "TensorFlow"), (18, "ONNX Runtime")])

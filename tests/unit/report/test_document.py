@@ -74,7 +74,7 @@ def find_chapter(text: str, key: str) -> str:
 
 
 def test_report_is_self_contained_and_its_pictures_decode(tmp_path: Path, found: Findings) -> None:
-    draw(found.leaderboard_plot, 1150)
+    draw(found.leaderboard_plot, width=1150)
     page, text, _ = write(tmp_path, found)
     sources = page.values("src")
     # Data 4, leaderboard 1 + 2 models of 2, tuning 1, tested 4, evaluation 9, variants 1; one image misjudged thrice.
@@ -383,7 +383,7 @@ def test_long_lists_are_cut(tmp_path: Path, found: Findings) -> None:
 
 
 def test_pictures_stop_at_the_budget(tmp_path: Path) -> None:
-    draw(tmp_path / "a.png", 200)
+    draw(tmp_path / "a.png", 200, 200)
     album = Album(60_000)
     pictures = [album.embed(tmp_path / "a.png", 100, photo=True) for _ in range(40)]
     kept = [picture for picture in pictures if picture]

@@ -1,12 +1,11 @@
 """Latency, throughput, memory and size of everything that serves, in one run: `--help` tells the rest."""
 
 import json
-import os
 import statistics
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from multiprocessing import get_context
@@ -18,11 +17,10 @@ import numpy as np
 import typer
 from _common import PROJECT, Data, describe_machine, make_table, report, start
 from _servers import Clients, Environment, make_environment, read_memory, serving
-from _timing import measure_rate, median_seconds, time_predictor, time_usual_way
+from _timing import measure_bare_rate, median_seconds, read_pixels, time_predictor, time_usual_way
 
 from metal_defects.artifacts import TUNED_H5
 from metal_defects.config import load_settings
-from metal_defects.data.imaging import Preprocessor
 from metal_defects.data.layouts import read_image_set
 from metal_defects.errors import UserError
 from metal_defects.inference.answer import Prediction
@@ -76,25 +74,16 @@ class Bench:
     @cached_property
     def pixels(self) -> np.ndarray:
         """uint8 (64, side, side, 3): ready for the graph."""
-        prepare = Preprocessor(**dict(self.predictor.bundle.card.input))
-        return np.stack([prepare(path) for path in self.spread(64)])
+        return read_pixels(self.predictor.bundle, self.spread(64))
 
     def spread(self, count: int) -> list[Path]:
         """So many images, evenly from all."""
         return [self.images[int(index)] for index in np.linspace(0, len(self.images) - 1, count)]
 
     def measure_bound(self) -> float:
-        """Images per second of the bare graph on ready pixels: the fastest of three ways to call it.
-
-        One image at a time on all cores, batches of 16 on all cores, and one image at a time per core in parallel.
-        """
+        """Images per second of the bare graph on ready pixels."""
         file = self.predictor.bundle.variant_file(self.predictor.bundle.card.default)
-        cores, seconds = os.cpu_count() or 1, 1.0 if self.quick else 4.0
-        wide, narrow = open_graph(file), open_graph(file, 1)
-        single, batches = np.split(self.pixels, 64), np.split(self.pixels, 4)
-        with ThreadPoolExecutor(cores) as pool:
-            parallel = sum(pool.map(lambda _: measure_rate(narrow, single, seconds), range(cores)))
-        return max(measure_rate(wide, single, seconds), measure_rate(wide, batches, seconds), parallel)
+        return measure_bare_rate(file, self.pixels, 1.0 if self.quick else 4.0)
 
     def api(self) -> Any:
         """The API in its environment, as `serving` yields it."""

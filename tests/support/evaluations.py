@@ -5,11 +5,12 @@ from typing import Any
 import numpy as np
 
 from metal_defects.data.manifest import DataCard
-from metal_defects.evaluation.cross_validation import ComparedModel, CrossValidation, Misjudged, Round, Suspect
 from metal_defects.evaluation.ensemble import EnsembleRow, EnsembleTrial
+from metal_defects.evaluation.fold_errors import CrossValidation, Misjudged, Round, Suspect
 from metal_defects.evaluation.learning_curve import CurvePoint
 from metal_defects.evaluation.results import Evaluation, ModelTitle, Protocol, VerdictCounts, Verdicts
 from metal_defects.evaluation.robustness import Robustness, Undamaged
+from metal_defects.evaluation.significance import ComparedModel
 from metal_defects.inference.card import VerdictRules
 from metal_defects.metrics import Metrics, Misnamed, Score, SplitMetrics, classification_metrics, share
 from metal_defects.trust.calibration import Bin, Calibration, CalibrationError, Confidence, Scaling

@@ -7,7 +7,8 @@ import numpy as np
 
 from metal_defects.config import ModelEvaluationParams
 from metal_defects.evaluation.clock import Clock
-from metal_defects.evaluation.cross_validation import CrossValidation, OutOfFold, judge_folds
+from metal_defects.evaluation.cross_validation import OutOfFold
+from metal_defects.evaluation.fold_errors import CrossValidation, judge_folds
 from metal_defects.evaluation.results import Protocol, VerdictCounts
 from metal_defects.evaluation.tuned_run import TunedRun, answer_out_of_fold
 from metal_defects.evaluation.verdicts import count_verdicts, give_verdicts

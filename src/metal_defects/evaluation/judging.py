@@ -10,13 +10,12 @@ from metal_defects.config import ModelEvaluationParams
 from metal_defects.data.snapshots import read_images
 from metal_defects.evaluation.clock import Clock
 from metal_defects.evaluation.comparison import answer_with_all
-from metal_defects.evaluation.cross_validation import ComparedModel
 from metal_defects.evaluation.ensemble import EnsembleTrial, try_ensembles
 from metal_defects.evaluation.judged import ChosenRules, Judged, choose_rules
 from metal_defects.evaluation.learning_curve import CurvePoint, measure_learning_curve
 from metal_defects.evaluation.results import Verdicts
 from metal_defects.evaluation.robustness import Robustness, measure_robustness
-from metal_defects.evaluation.significance import compare_models
+from metal_defects.evaluation.significance import ComparedModel, compare_models
 from metal_defects.evaluation.tuned_run import (
     TunedRun,
     measure_moments,

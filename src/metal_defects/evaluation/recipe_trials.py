@@ -34,21 +34,19 @@ class RecipeScore:
 
     Attributes:
         l2: the best penalty.
-        path: mean loss by penalty.
         losses: log loss of each image times the weight of its class, nats, (images,).
         right: whether each image was named rightly, bool (images,).
         damaged_right: the same of a damaged view of each image; None where the bank has none.
     """
 
     l2: float
-    path: dict[float, float]
     losses: np.ndarray
     right: np.ndarray
     damaged_right: np.ndarray | None
 
 
-def draw_sample(labels: np.ndarray, groups: np.ndarray, most: int | None, folds: int, seed: int) -> Sample:
-    """About `most` images, whole groups, the classes in their shares; all where there are no more, or for None.
+def draw_sample(labels: np.ndarray, groups: np.ndarray, most: int, folds: int, seed: int) -> Sample:
+    """About `most` images, whole groups, the classes in their shares; all where there are no more.
 
     Args:
         labels: of the training images, int (images,).
@@ -58,7 +56,7 @@ def draw_sample(labels: np.ndarray, groups: np.ndarray, most: int | None, folds:
         seed: of the draw.
     """
     rows, fewest = np.arange(len(labels)), int(count_groups(labels, groups).min())
-    parts = 1 if most is None else min(round(len(labels) / most), fewest // 2)
+    parts = min(round(len(labels) / most), fewest // 2)
     if parts > 1:
         rows = np.sort(make_folds(labels, groups, parts, seed)[0][1])
         fewest = int(count_groups(labels[rows], groups[rows]).min())
@@ -99,8 +97,7 @@ def score_recipe(
     losses = {l2: image_losses(labels, clean) * weights for l2, (clean, *_) in shares.items()}
     best = min(losses, key=lambda l2: float(losses[l2].mean()))
     clean, *others = (part.argmax(axis=1) == labels for part in shares[best])
-    path = {l2: float(loss.mean()) for l2, loss in losses.items()}
-    return RecipeScore(best, path, losses[best], clean, others[0] if others else None)
+    return RecipeScore(best, losses[best], clean, others[0] if others else None)
 
 
 def _follow(

@@ -1,10 +1,11 @@
 """What stage 08 writes about the tuned model: evaluation.json, and the rules of its answers."""
 
 from metal_defects.data.manifest import DataCard
-from metal_defects.evaluation.cross_validation import ComparedModel, CrossValidation
 from metal_defects.evaluation.ensemble import EnsembleTrial
+from metal_defects.evaluation.fold_errors import CrossValidation
 from metal_defects.evaluation.learning_curve import CurvePoint
 from metal_defects.evaluation.robustness import Robustness
+from metal_defects.evaluation.significance import ComparedModel
 from metal_defects.inference.card import LocatorCard, VerdictRules
 from metal_defects.models.results import Weights
 from metal_defects.records import Record

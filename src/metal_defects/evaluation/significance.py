@@ -4,10 +4,27 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from metal_defects.evaluation.cross_validation import ComparedModel
 from metal_defects.metrics import image_losses
+from metal_defects.records import Record
 
 SIGNIFICANT = 0.05
+
+
+class ComparedModel(Record):
+    """A model against the best one on the same images.
+
+    Attributes:
+        only_best_wrong, only_this_wrong: images.
+        p_value: exact McNemar, with Holm's correction; this and the like are None for the best itself.
+    """
+
+    model: str
+    errors: int
+    log_loss: float
+    only_best_wrong: int | None
+    only_this_wrong: int | None
+    p_value: float | None
+    more_than_chance: bool | None
 
 
 def compare_answers(first_right: np.ndarray, second_right: np.ndarray) -> float:

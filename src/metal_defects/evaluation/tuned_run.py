@@ -10,7 +10,8 @@ import numpy as np
 from metal_defects.data.geometry import Frame
 from metal_defects.data.manifest import ImageRow, ManifestRow
 from metal_defects.data.snapshots import load_snapshot, read_images
-from metal_defects.evaluation.cross_validation import ImageNames, OutOfFold, cross_validate_head
+from metal_defects.evaluation.cross_validation import OutOfFold, cross_validate_head
+from metal_defects.evaluation.fold_errors import ImageNames
 from metal_defects.models.feature_bank import BATCH, fastest_engine
 from metal_defects.models.pooling import pool
 from metal_defects.models.results import Hyperparameters, ModelEntry, TunedCard

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from metal_defects.data.manifest import SPLITS
-from metal_defects.evaluation.cross_validation import Misjudged
+from metal_defects.evaluation.fold_errors import Misjudged
 from metal_defects.metrics import Metrics, Misnamed, Score
 from metal_defects.models.results import Trial, Value
 from metal_defects.records import Record

@@ -100,7 +100,7 @@ def test_neu_protocol_survives_a_broken_file() -> None:
     items = make_items({"A": 300, "B": 298})
     counts = count_images(items, assign_splits(items, params(), 42, unreadable={"B": 2}))
     assert counts == {"A": {"train": 276, "valid": 12, "test": 12}, "B": {"train": 274, "valid": 12, "test": 12}}
-    assert "70/15/15" in assign_splits(items, params(), 42).origin
+    assert "80/5/15" in assign_splits(items, params(), 42).origin
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_sizes_override_a_given_split_and_say_so() -> None:
 
 def test_train_folder_alone_is_divided() -> None:
     items = make_items({"A": 20, "B": 20}, "train")
-    assert count_images(items, assign_splits(items, params(), 1))["A"] == {"train": 14, "valid": 3, "test": 3}
+    assert count_images(items, assign_splits(items, params(), 1))["A"] == {"train": 16, "valid": 1, "test": 3}
 
 
 def test_given_split_without_train() -> None:

@@ -6,13 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metal_defects.errors import DataError
-from metal_defects.evaluation.cross_validation import (
-    ImageNames,
-    OutOfFold,
-    find_label_suspects,
-    judge_folds,
-    out_of_fold,
-)
+from metal_defects.evaluation.cross_validation import OutOfFold, out_of_fold
+from metal_defects.evaluation.fold_errors import ImageNames, find_label_suspects, judge_folds
 from metal_defects.evaluation.heads import Predict, fit_convex_head
 from metal_defects.evaluation.significance import compare_answers, compare_models
 

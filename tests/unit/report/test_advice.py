@@ -15,7 +15,7 @@ from support.findings import make_findings, make_validation
 
 from metal_defects.data.manifest import ManifestRow, NamedBox
 from metal_defects.data.validation import CopiesCheck, LabelsCheck
-from metal_defects.evaluation.cross_validation import Misjudged, Suspect
+from metal_defects.evaluation.fold_errors import Misjudged, Suspect
 from metal_defects.evaluation.learning_curve import CurvePoint
 from metal_defects.metrics import Metrics, classification_metrics, share
 from metal_defects.report.advice import MOST, RULES, list_advice

@@ -13,6 +13,7 @@ from pathlib import Path
 from streamlit.proto.BackMsg_pb2 import BackMsg
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 from websockets.sync.client import ClientConnection, connect
+from websockets.typing import Subprotocol
 
 QUIET_SECONDS = 2.0
 PATIENCE_SECONDS = 300.0
@@ -71,7 +72,9 @@ class Visit:
 
 def main(port: int, images: list[Path]) -> None:
     address = f"127.0.0.1:{port}"
-    with connect(f"ws://{address}/_stcore/stream", subprotocols=["streamlit"], max_size=None) as connection:
+    with connect(
+        f"ws://{address}/_stcore/stream", subprotocols=[Subprotocol("streamlit")], max_size=None
+    ) as connection:
         visit = Visit(connection)
         first = BackMsg()
         first.rerun_script.query_string = ""

@@ -26,7 +26,8 @@ from metal_defects.errors import UserError
 from metal_defects.files import write_json
 from metal_defects.log import console, library_noise_to
 from metal_defects.metrics import Metrics, classification_metrics
-from metal_defects.models.results import ModelEntry, ModelList
+from metal_defects.models.results import ModelList
+from metal_defects.models.trainers import FrozenTrainer
 from metal_defects.models.training import MakeCallbacks, Training
 from metal_defects.pipeline.context import Stage
 from metal_defects.pipeline.digest import library_versions
@@ -150,8 +151,8 @@ def use_model(name: str) -> tuple[str, str]:
     return f"model_builder.models=[{name}]", "model_builder.on_missing_weights=error"
 
 
-def read_frozen_entry(place: Workspace) -> ModelEntry:
-    """What stage 04 wrote of its one model.
+def open_frozen(place: Workspace, training: Training | None = None) -> FrozenTrainer:
+    """The trainer of the one model of a run; `training` stands in for what the run says.
 
     Raises:
         UserError: the model has no pretrained backbone.
@@ -159,7 +160,7 @@ def read_frozen_entry(place: Workspace) -> ModelEntry:
     entry = read_record(place.path(MODELS), ModelList).models[0]
     if not entry.is_frozen:
         raise UserError(f"--model must name a pretrained model. Got {entry.name} ({entry.weights}).")
-    return entry
+    return FrozenTrainer(entry, training or place.training)
 
 
 def score_test(place: Workspace, probabilities: np.ndarray) -> Metrics:

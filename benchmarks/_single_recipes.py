@@ -1,18 +1,24 @@
 """Logistic regressions on a feature bank, one for every choice of taps, pooling, views, penalty and class weights."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import Literal
 
 import numpy as np
 from _common import Workspace, score_test
 
+from metal_defects.config import Pooling
 from metal_defects.data.snapshots import load_labels
 from metal_defects.evaluation.heads import fit_many
 from metal_defects.metrics import Metrics
+from metal_defects.models.feature_bank import FeatureBank
+from metal_defects.models.pooling import POOLINGS, STATISTICS
 from metal_defects.models.trainers import FrozenTrainer
+from metal_defects.models.training import Examples
 
-TAPS, POOLINGS = ("deep", "default", "all"), ("mean", "mean and variance")
+TAPS = ("deep", "default", "all")
+MEAN: Literal["mean"] = "mean"
 STRENGTHS = (0.003, 0.03, 0.3, 3.0)
 # The order of the answers is settled long before the solution is.
 MOST_STEPS = 100
@@ -23,14 +29,15 @@ class Recipe:
     """A logistic regression on the feature bank of a run.
 
     Attributes:
-        views: augmented ones of the training images, besides the clean ones.
+        pooling: as the program's, or "mean" alone.
+        views: "none", or "all" augmented ones of the training images besides the clean ones.
         strength: C of scikit-learn.
         balanced: whether rare classes weigh as much as others.
     """
 
     taps: str
     pooling: str
-    views: int
+    views: str
     strength: float
     balanced: bool
 
@@ -38,20 +45,20 @@ class Recipe:
     def title(self) -> str:
         """In one line."""
         weights = ", balanced" if self.balanced else ""
-        return f"{self.taps} taps, {self.pooling}, {self.views} views, C {self.strength:g}{weights}"
+        return f"{self.taps} taps, {self.pooling}, views {self.views}, C {self.strength:g}{weights}"
 
 
 def try_recipes(place: Workspace, trainer: FrozenTrainer) -> Iterator[tuple[Recipe, Metrics]]:
     """Test every single recipe on the test part of a run."""
     bank, labels = trainer.bank, load_labels(place.snapshots, "train")
-    for taps, pooling, views in product(TAPS, POOLINGS, sorted({0, trainer.views})):
-        columns = choose_columns([bank.slices[tap] for tap in trainer.backbone.choose_taps(taps)], pooling)
-        rows, tested = project(bank.training(columns, views), bank.clean("test", columns))
-        targets = np.tile(labels, 1 + views)
+    for taps, pooling, views in product(TAPS, (MEAN, *POOLINGS), ("none", "all")):
+        columns = choose_columns(bank, trainer.backbone.choose_taps(taps), pooling)
+        train = Examples(bank.select("train", columns, views), labels)
+        rows, tested = project(train.rows, bank.clean("test", columns))
         plan = [Recipe(taps, pooling, views, *rest) for rest in product(STRENGTHS, (False, True))]
 
         def answer(
-            recipe: Recipe, rows: np.ndarray = rows, targets: np.ndarray = targets, tested: np.ndarray = tested
+            recipe: Recipe, rows: np.ndarray = rows, targets: np.ndarray = train.row_labels, tested: np.ndarray = tested
         ) -> np.ndarray:
             return regress(rows, targets, tested, recipe, len(place.classes))
 
@@ -59,10 +66,12 @@ def try_recipes(place: Workspace, trainer: FrozenTrainer) -> Iterator[tuple[Reci
             yield recipe, score_test(place, probabilities)
 
 
-def choose_columns(taps: list[slice], pooling: str) -> np.ndarray:
-    """Columns of the means, or of means and variances: the bank holds both of every tap, the means first."""
-    parts = [np.arange(tap.start, tap.stop) for tap in taps]
-    return np.concatenate([part[: len(part) // 2] if pooling == "mean" else part for part in parts])
+def choose_columns(bank: FeatureBank, taps: Sequence[str], pooling: Pooling | Literal["mean"]) -> np.ndarray:
+    """Columns of a pooling of some taps; of "mean" those that come first of each tap."""
+    if pooling != MEAN:
+        return bank.columns(taps, pooling)
+    parts = [bank.columns([tap]) for tap in taps]
+    return np.concatenate([part[: len(part) // STATISTICS["moments"]] for part in parts])
 
 
 def project(rows: np.ndarray, tested: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

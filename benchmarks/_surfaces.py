@@ -29,7 +29,7 @@ def find_photographs() -> dict[str, np.ndarray]:
     samples = load_sample_images()
     found = {Path(name).stem: np.asarray(image) for name, image in zip(samples.filenames, samples.images, strict=True)}
     spec = importlib.util.find_spec("skimage")
-    if spec is not None:
+    if spec is not None and spec.submodule_search_locations:
         folder = Path(spec.submodule_search_locations[0], "data")
         for name in SKIMAGE_FILES:
             if (folder / name).exists():
@@ -44,7 +44,7 @@ def cut_photographs() -> list[np.ndarray]:
         height, width = image.shape[:2]
         rows, columns = (range(0, side - SIDE + 1, SIDE // 2) for side in (height, width))
         corners = [(y, x) for y in rows for x in columns]
-        chosen = np.unique(np.linspace(0, len(corners) - 1, CROPS).round().astype(int)) if corners else []
+        chosen = sorted(set(np.linspace(0, len(corners) - 1, CROPS).round().astype(int).tolist())) if corners else []
         pieces += [image, *(image[y : y + SIDE, x : x + SIDE] for y, x in (corners[index] for index in chosen))]
     return [*pieces, *(np.asarray(Image.fromarray(piece).convert("L").convert("RGB")) for piece in pieces)]
 

@@ -12,7 +12,7 @@ from _common import (
     Workspace,
     describe_machine,
     make_table,
-    read_frozen_entry,
+    open_frozen,
     report,
     start,
     use_data,
@@ -26,7 +26,6 @@ from metal_defects.evaluation.cross_validation import OutOfFold, out_of_fold
 from metal_defects.evaluation.heads import Fit, Predict
 from metal_defects.log import track
 from metal_defects.metrics import image_losses
-from metal_defects.models.trainers import make_trainer
 from metal_defects.pipeline.table import STAGES
 from metal_defects.trust import calibration
 from metal_defects.trust.calibration import cross_fit, expected_calibration_error, fit_scaling
@@ -140,7 +139,7 @@ def _simulate(accuracy: float, risk: float, draws: int) -> list[dict[str, Any]]:
 
 def _answer(place: Workspace) -> dict[str, OutOfFold]:
     """Answers out of fold of convex heads without views, with and without class weights."""
-    trainer = make_trainer(read_frozen_entry(place), place.training)
+    trainer = open_frozen(place)
     columns = trainer.bank.columns(trainer.read_recipe({"taps": "default"}).taps)
     features, known = gather_features(place, trainer)[:, :, columns], place.known
     heads = [(strength, weights) for strength in STRENGTHS for weights in (None, "balanced")]

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,7 +16,7 @@ from _common import (
     Workspace,
     describe_machine,
     make_table,
-    read_frozen_entry,
+    open_frozen,
     report,
     start,
     use_data,
@@ -32,7 +32,6 @@ from metal_defects.evaluation.results import Evaluation
 from metal_defects.log import console, library_noise_to
 from metal_defects.metrics import Metrics
 from metal_defects.models.results import TunedResult
-from metal_defects.models.trainers import make_trainer
 from metal_defects.pipeline.table import STAGES
 from metal_defects.records import read_record, write_table
 
@@ -42,11 +41,19 @@ ALLOWED = 1.0
 
 
 @dataclass(frozen=True)
+class Failure:
+    """A run that failed, after so many seconds, and what it said last."""
+
+    drawn: DrawnSet
+    seconds: float
+    said: str
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What came of a set.
 
     Attributes:
-        failure: what the run said last; None where it went well, and only then there is a program and recipes.
         seconds: of the run.
         program: test of the tuned model.
         recipes: test of each single recipe.
@@ -55,9 +62,8 @@ class Outcome:
 
     drawn: DrawnSet
     seconds: float
-    failure: str | None = None
-    program: Metrics | None = None
-    recipes: tuple[tuple[Recipe, Metrics], ...] = ()
+    program: Metrics
+    recipes: tuple[tuple[Recipe, Metrics], ...]
     evaluation: Evaluation | None = None
 
     @property
@@ -89,7 +95,7 @@ def main(
     """Run `main.py run --data SET --models efficientnet_lite0 --set classes=auto` on drawn sets.
 
     Few images, many classes, 1:100, tiny or smooth defects, mixed sizes, 5 % wrong labels and more; each set has
-    about 200 test images of its own, so that one image is half a point. Beside each run stand 96 single recipes,
+    about 200 test images of its own, so that one image is half a point. Beside each run stand 144 single recipes,
     logistic regressions on the very feature bank of the run (taps, pooling, views, C, class weights), that learn from
     the same training images and are scored on the same test images. The best of them BY TEST ACCURACY is no method
     that anyone could have chosen beforehand: by luck alone it is some images ahead.
@@ -99,7 +105,8 @@ def main(
 
     Example: python benchmarks/any_surface.py --sets 3
     """
-    machine, outcomes = describe_machine(), []
+    machine = describe_machine()
+    outcomes: list[Outcome | Failure] = []
     target = load_settings(PROJECT).config.paths.artifacts / "benchmarks" / "any_surface.csv"
     for number, drawn in enumerate(DRAWN_SETS[:sets], 1):
         console.print(f"{number} of {sets}: {drawn.name} ...", style="dim", highlight=False)
@@ -111,7 +118,7 @@ def main(
     report("any_surface", tables, summarise(outcomes), machine, {"seed": seed, "sets": [_as_json(o) for o in outcomes]})
 
 
-def try_set(folder: Path, drawn: DrawnSet, seed: int, whole: bool) -> Outcome:
+def try_set(folder: Path, drawn: DrawnSet, seed: int, whole: bool) -> Outcome | Failure:
     """Draw a set, run the program on it, and try the single recipes."""
     data, artifacts = folder / "data", folder / "artifacts"
     write_set(data, drawn, seed)
@@ -124,17 +131,17 @@ def try_set(folder: Path, drawn: DrawnSet, seed: int, whole: bool) -> Outcome:
         done = subprocess.run([*command, *chosen], capture_output=True, text=True)
         if done.returncode:
             said = (done.stderr.strip() or done.stdout.strip()).splitlines()
-            failure = f"exit code {done.returncode}: {said[-1] if said else 'without a word'}"
-            return Outcome(drawn, time.perf_counter() - begin, failure)
+            said_last = f"exit code {done.returncode}: {said[-1] if said else 'without a word'}"
+            return Failure(drawn, time.perf_counter() - begin, said_last)
     seconds = time.perf_counter() - begin
     settings = load_settings(PROJECT, [*places, "classes=auto", use_data(data), *use_model(MODEL)])
     place = Workspace(settings, folder)
     with library_noise_to(folder / "libraries.log"):
         training = replace(place.training, banks=artifacts / "feature_banks")
-        recipes = tuple(try_recipes(place, make_trainer(read_frozen_entry(place), training)))
+        recipes = tuple(try_recipes(place, open_frozen(place, training)))
     tuned = read_record(place.path(TUNED_METRICS), TunedResult)
     evaluation = read_record(place.path(EVALUATION), Evaluation) if whole else None
-    return Outcome(drawn, seconds, None, tuned.test, recipes, evaluation)
+    return Outcome(drawn, seconds, tuned.test, recipes, evaluation)
 
 
 # --- what is told ----------------------------------------------------------------------------
@@ -142,22 +149,22 @@ def try_set(folder: Path, drawn: DrawnSet, seed: int, whole: bool) -> Outcome:
 COLUMNS = ("set", "method", "test_images", "right", "accuracy", "macro_recall", "log_loss")
 
 
-def list_rows(outcomes: list[Outcome]) -> Iterator[tuple[Any, ...]]:
+def list_rows(outcomes: Sequence[Outcome | Failure]) -> Iterator[tuple[Any, ...]]:
     """A row for the program and for each recipe on each set; of a run that failed, what it said."""
     for one in outcomes:
-        if one.failure:
-            yield one.drawn.name, one.failure, *[""] * 5
+        if isinstance(one, Failure):
+            yield one.drawn.name, one.said, *[""] * 5
             continue
         for title, metrics in [("program", one.program), *((recipe.title, found) for recipe, found in one.recipes)]:
             scores = (metrics.accuracy.value, metrics.macro_recall.value, metrics.log_loss)
             yield one.drawn.name, title, metrics.n, metrics.correct, *(f"{score:.4f}" for score in scores)
 
 
-def summarise(outcomes: list[Outcome]) -> list[str]:
+def summarise(outcomes: Sequence[Outcome | Failure]) -> list[str]:
     """Sentences: what failed, what stayed below, and whether one recipe for all sets would have done better."""
-    done = [one for one in outcomes if not one.failure]
+    done = [one for one in outcomes if isinstance(one, Outcome)]
     notes = [f"Failed runs: {len(outcomes) - len(done)} of {len(outcomes)}."]
-    notes += [f"{one.drawn.name}: {one.failure}" for one in outcomes if one.failure]
+    notes += [f"{one.drawn.name}: {one.said}" for one in outcomes if isinstance(one, Failure)]
     if not done:
         return notes
     below = [one for one in done if not one.is_close]
@@ -179,20 +186,20 @@ def summarise(outcomes: list[Outcome]) -> list[str]:
     return notes
 
 
-def _tell_briefly(one: Outcome) -> str:
-    if one.failure:
-        return one.failure
+def _tell_briefly(one: Outcome | Failure) -> str:
+    if isinstance(one, Failure):
+        return one.said
     right = f"program {one.program.correct} of {one.program.n} right, best single recipe {one.best[1].correct}"
     return f"{right}; the run took {one.seconds:.0f} s"
 
 
-def _tell_accuracy(outcomes: list[Outcome]) -> Table:
+def _tell_accuracy(outcomes: Sequence[Outcome | Failure]) -> Table:
     table = make_table(
         "Test: the program and the best of the single recipes, %", "set", "program", "macro", "loss", "best", "macro",
         "loss", "below (images)",
     )  # fmt: skip
     for one in outcomes:
-        if one.failure:
+        if isinstance(one, Failure):
             table.add_row(one.drawn.name, "failed", style="red")
             continue
         cells = [
@@ -209,29 +216,29 @@ def _tell_accuracy(outcomes: list[Outcome]) -> Table:
     return table
 
 
-def _tell_runs(outcomes: list[Outcome]) -> Table:
+def _tell_runs(outcomes: Sequence[Outcome | Failure]) -> Table:
     table = make_table("The runs", "set", "classes", "train", "test", "seconds", "best single recipe")
     for one in outcomes:
         counts = (len(one.drawn.counts), sum(one.drawn.counts.values()), sum(one.drawn.test_counts.values()))
-        said = one.failure or one.best[0].title
+        said = one.said if isinstance(one, Failure) else one.best[0].title
         table.add_row(one.drawn.name, *map(str, counts), f"{one.seconds:.0f}", said)
     return table
 
 
-def _tell_verdicts(outcomes: list[Outcome]) -> Table:
+def _tell_verdicts(outcomes: Sequence[Outcome | Failure]) -> Table:
     table = make_table("Test: verdicts", "set", "accepted %", "wrong among the accepted", "ECE, points")
     for one in outcomes:
-        if one.evaluation:
+        if isinstance(one, Outcome) and one.evaluation and one.evaluation.verdicts.test:
             counts, ece = one.evaluation.verdicts.test, one.evaluation.calibration.after.ece.value
             accepted = f"{100 * counts.accept / counts.images:.1f}"
             table.add_row(one.drawn.name, accepted, f"{counts.wrong_accept} of {counts.accept}", f"{100 * ece:.2f}")
     return table
 
 
-def _as_json(one: Outcome) -> dict[str, Any]:
-    told = {"name": one.drawn.name, "seconds": round(one.seconds, 1), "failure": one.failure}
-    if one.failure:
-        return told
+def _as_json(one: Outcome | Failure) -> dict[str, Any]:
+    told = {"name": one.drawn.name, "seconds": round(one.seconds, 1)}
+    if isinstance(one, Failure):
+        return told | {"failure": one.said}
     recipe, best = one.best
     dumped = {
         name: metrics.model_dump(mode="json", include={"n", "correct", "accuracy", "macro_recall", "log_loss"})

@@ -13,8 +13,8 @@ from _common import (
     Workspace,
     describe_machine,
     make_table,
+    open_frozen,
     parse_seeds,
-    read_frozen_entry,
     report,
     start,
     use_data,
@@ -31,7 +31,8 @@ from metal_defects.models.augmentation import augment, make_mild
 from metal_defects.models.feature_bank import BATCH, RICHEST, fastest_engine
 from metal_defects.models.linear_head import FINAL_TOLERANCE
 from metal_defects.models.networks import build_feature_model
-from metal_defects.models.trainers import FrozenTrainer, Head, make_trainer
+from metal_defects.models.results import Hyperparameters
+from metal_defects.models.trainers import FrozenTrainer, Head
 from metal_defects.models.training import Examples, HeadRecipe
 from metal_defects.pipeline.table import STAGES
 from metal_defects.system import map_ordered
@@ -60,16 +61,15 @@ def main(
     Example: python benchmarks/cross_validation.py --data ~/NEU-DET --seeds 1,2,3
     """
     machine, chosen_seeds = describe_machine(), parse_seeds(seeds)
-    chosen = {"taps": taps, "pooling": pooling, "views": views}
+    chosen: Hyperparameters = {"taps": taps, "pooling": pooling, "views": views}
     with workspace(STAGES[:4], use_data(data), "classes=auto", *use_model(model)) as place:
-        entry = read_frozen_entry(place)
         start_bank = time.perf_counter()
-        trainer = make_trainer(entry, place.training)
+        trainer = open_frozen(place)
         features = gather_features(place, trainer)
         bank_seconds = time.perf_counter() - start_bank
         recipe = trainer.read_recipe(chosen)
         repetitions = [_validate(place, trainer, features, recipe, folds, seed) for seed in chosen_seeds]
-    title = f"{entry.title}, taps {taps}, {pooling}, views {views}: {folds}-fold cross-validation"
+    title = f"{trainer.backbone.title}, taps {taps}, {pooling}, views {views}: {folds}-fold cross-validation"
     table = make_table(title, "seed", "errors", "accuracy (95 %)", "log loss", "seconds")
     misjudged = make_table("Misjudged", "image", "seed", "true", "predicted", "confidence")
     for row in repetitions:
@@ -80,7 +80,7 @@ def main(
             misjudged.add_row(error["source"], str(row["seed"]), *told)
     notes = [f"Feature bank of {features.shape[1]} images, {features.shape[0]} views: {bank_seconds:.0f} s, once."]
     result = {
-        "model": entry.name,
+        "model": trainer.backbone.name,
         "folds": folds,
         "hyperparameters": trainer.defaults() | chosen,
         "engine": trainer.method.engine,

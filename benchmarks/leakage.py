@@ -13,8 +13,8 @@ from _common import (
     Workspace,
     describe_machine,
     make_table,
+    open_frozen,
     parse_seeds,
-    read_frozen_entry,
     report,
     start,
     use_data,
@@ -25,7 +25,7 @@ from cross_validation import gather_features
 
 from metal_defects.evaluation.cross_validation import out_of_fold
 from metal_defects.evaluation.heads import fit_convex_head
-from metal_defects.models.trainers import FrozenTrainer, make_trainer
+from metal_defects.models.trainers import FrozenTrainer
 from metal_defects.pipeline.table import STAGES
 from metal_defects.records import write_table
 
@@ -53,10 +53,9 @@ def main(
     """
     machine, chosen_seeds = describe_machine(), parse_seeds(seeds)
     with workspace(STAGES[:4], use_data(data), *use_model(model)) as place:
-        entry = read_frozen_entry(place)
         if write_plates:
             _write_plates(place, write_plates)
-        trainer = make_trainer(entry, place.training)
+        trainer = open_frozen(place)
         features = gather_features(place, trainer)
         rows = [
             _compare(name, features[trainer.bank.view_numbers(views)][:, :, columns], place, folds, chosen_seeds)
@@ -65,7 +64,7 @@ def main(
         pieces, count = len(np.unique(place.known.groups)), len(place.known.labels)
     listed = ", ".join(map(str, chosen_seeds))
     table = make_table(
-        f"{entry.title}: {folds}-fold errors of {count} images, seeds {listed}",
+        f"{trainer.backbone.title}: {folds}-fold errors of {count} images, seeds {listed}",
         "head",
         "random",
         "by pieces",
@@ -75,7 +74,7 @@ def main(
         told = (", ".join(map(str, row[kind])) for kind in ("random", "pieces"))
         table.add_row(row["head"], *told, f"{row['seconds']:.0f}")
     notes = [f"{count} images show {pieces} pieces of surface. 'Random' keeps nothing together, not even copies."]
-    result = {"model": entry.name, "folds": folds, "seeds": chosen_seeds, "pieces": pieces, "heads": rows}
+    result = {"model": trainer.backbone.name, "folds": folds, "seeds": chosen_seeds, "pieces": pieces, "heads": rows}
     report("leakage", [table], notes, machine, result)
 
 

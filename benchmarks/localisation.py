@@ -15,8 +15,8 @@ from _common import (
     Workspace,
     describe_machine,
     make_table,
+    open_frozen,
     parse_seeds,
-    read_frozen_entry,
     report,
     start,
     use_data,
@@ -34,8 +34,7 @@ from metal_defects.inference.runtime import open_graph
 from metal_defects.log import console
 from metal_defects.models.feature_maps import extract_maps
 from metal_defects.models.onnx_export import export_float32
-from metal_defects.models.results import ModelEntry
-from metal_defects.models.trainers import make_trainer
+from metal_defects.models.trainers import FrozenTrainer
 from metal_defects.pipeline.table import STAGES
 from metal_defects.plots.locator import draw_locations
 from metal_defects.trust.answer import AnswerParts, build_answer_model, open_model
@@ -83,8 +82,8 @@ def main(
         if not any(map(len, boxes)):
             raise UserError(f"--data must hold images with boxes (Pascal VOC files). Got none in {data}.")
         images = read_images(place.snapshots, *SPLITS)
-        entry = read_frozen_entry(place)
-        classifier = _train_classifier(place, entry)
+        trainer = open_frozen(place)
+        classifier = _train_classifier(place, trainer)
         opened = open_model(classifier)
         begin = time.perf_counter()
         taps = choose_taps({name: one.shape[1] for name, one in opened.maps.items()}, side)
@@ -105,7 +104,7 @@ def main(
             images[test[chosen]], heat[chosen], [boxes[test[i]] for i in chosen], names,
             locators["boxes"].box_threshold, target, f"Held-out images, seed {chosen_seeds[-1]}",
         )  # fmt: skip
-    tables = [_tabulate(entry.title, repetitions)]
+    tables = [_tabulate(trainer.backbone.title, repetitions)]
     notes = [
         f"Boxes cover {100 * np.mean([row['area'] for row in repetitions]):.1f} % of an image: how often a blind guess "
         f"points into one.",
@@ -116,15 +115,14 @@ def main(
         f"{latency['ratio']:.3f}, quartiles {latency['low']:.3f}–{latency['high']:.3f}.",
         f"Pictures: {target}",
     ]  # fmt: skip
-    result = {"model": entry.name, "repetitions": repetitions, "latency": latency, "seconds": seconds}
+    result = {"model": trainer.backbone.name, "repetitions": repetitions, "latency": latency, "seconds": seconds}
     report("localisation", tables, notes, machine, result)
 
 
-def _train_classifier(place: Workspace, entry: ModelEntry) -> Any:
+def _train_classifier(place: Workspace, trainer: FrozenTrainer) -> Any:
     """The product's classifier with default settings: the answer that the map is added to."""
-    trainer = make_trainer(entry, place.training)
     folder = place.scratch / "classifier"
-    return trainer.fit(trainer.defaults(), place.make_callbacks, folder, entry.title).assemble()
+    return trainer.fit(trainer.defaults(), place.make_callbacks, folder, trainer.backbone.title).assemble()
 
 
 def _compare(
@@ -135,7 +133,7 @@ def _compare(
     known, hidden = [boxes[index] for index in train], [boxes[index] for index in test]
     learned = {tap: one[train] for tap, one in features.items()}
     judged = {tap: one[test] for tap, one in features.items()}
-    last, cells = next(reversed(features)), 2 * next(iter(features.values())).shape[1]
+    last, cells = list(features)[-1], 2 * next(iter(features.values())).shape[1]
     fixed = {
         "centre": (draw_centre(len(train), cells), draw_centre(len(test), cells)),
         "grad_cam": [draw_grad_cam(learned[last], labels[train], each[last]) for each in (learned, judged)],

@@ -62,10 +62,10 @@ def main(
     recall, precision = len(large & found) / max(len(large), 1), len(true & found) / max(len(found), 1)
     notes = [f"From 25 % on: recall {recall:.1%}. Precision {precision:.1%} of {len(found)} pairs. {seconds:.1f} s."]
     notes += [_recall_by_grain(places, large, found)]
-    result = {"rows": rows, "recall": recall, "precision": precision, "seconds": seconds}
-    if data:
-        result["search"] = time_search(data)
-        notes.append("{images} images of {folder}: {pairs} pairs in {seconds:.1f} s.".format(**result["search"]))
+    search = time_search(data) if data else None
+    if search:
+        notes.append("{images} images of {folder}: {pairs} pairs in {seconds:.1f} s.".format(**search))
+    result = {"rows": rows, "recall": recall, "precision": precision, "seconds": seconds, "search": search}
     report("overlaps", [table], notes, machine, result)
 
 

@@ -13,8 +13,8 @@ from _common import (
     Workspace,
     describe_machine,
     make_table,
+    open_frozen,
     parse_seeds,
-    read_frozen_entry,
     report,
     start,
     use_data,
@@ -31,7 +31,7 @@ from metal_defects.log import console, track
 from metal_defects.metrics import classification_metrics
 from metal_defects.models.feature_bank import BATCH, RICHEST, fastest_engine
 from metal_defects.models.networks import build_feature_model
-from metal_defects.models.trainers import FrozenTrainer, make_trainer
+from metal_defects.models.trainers import FrozenTrainer
 from metal_defects.pipeline.table import STAGES
 from metal_defects.system import map_ordered
 
@@ -62,7 +62,7 @@ def main(
     """
     machine, sizes = describe_machine(), parse_seeds(shots)
     with workspace(STAGES[:4], use_data(data), "classes=auto", *use_model(model)) as place:
-        trainer = make_trainer(read_frozen_entry(place), place.training)
+        trainer = open_frozen(place)
         classes, labels = place.classes, place.known.labels
         groups = np.unique(place.known.groups, return_inverse=True)[1]
         columns = trainer.bank.columns(trainer.backbone.default_taps)
@@ -104,7 +104,8 @@ def judge(
     """Train and test on every draw of `plan`: accuracy and macro-F1 in percent, and how they vary."""
     from scipy.special import softmax
 
-    begin, scores = time.perf_counter(), {"accuracy": [], "macro_f1": []}
+    begin = time.perf_counter()
+    scores: dict[str, list[float]] = {"accuracy": [], "macro_f1": []}
     for few, test in track(plan, "Draws", total=len(plan)):
         predict: Callable[[np.ndarray], np.ndarray] = fit(features[:, few], labels[few], groups[few], 0)
         metrics = classification_metrics(labels[test], softmax(predict(features[0, test]), axis=1), classes)

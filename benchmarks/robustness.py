@@ -11,7 +11,7 @@ from _common import (
     Model,
     describe_machine,
     make_table,
-    read_frozen_entry,
+    open_frozen,
     report,
     start,
     use_data,
@@ -24,7 +24,6 @@ from metal_defects.data.snapshots import load_labels, read_images
 from metal_defects.evaluation.corruptions import CORRUPTIONS, SEVERITIES
 from metal_defects.evaluation.robustness import measure_robustness
 from metal_defects.models.feature_bank import fastest_engine
-from metal_defects.models.trainers import make_trainer
 from metal_defects.pipeline.table import STAGES
 
 SEEN = ("gaussian_noise", "blur", "motion_blur", "bright", "dark", "low_contrast", "high_contrast", "rotation", "shift",
@@ -57,7 +56,7 @@ def main(
         raise typer.BadParameter(f"must be all, damage, mild or none. Got '{views}'.", param_hint="--views")
     begin = time.perf_counter()
     with workspace(STAGES[:4], use_data(data), SPLIT_80_20, *use_model(model)) as place:
-        trainer = make_trainer(read_frozen_entry(place), place.training)
+        trainer = open_frozen(place)
         fitted = trainer.fit({"views": views}, place.make_callbacks, place.scratch / "head", "Head")
         network = fitted.assemble()
         _, run = fastest_engine(network, place.scratch)

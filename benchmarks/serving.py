@@ -215,8 +215,11 @@ def measure_environment(bench: Bench) -> Iterator[Row]:
     total, ranked = sum(sizes.values()), sorted(sizes.items(), key=lambda item: -item[1])
     split = ", ".join(f"{name} {size:.0f}" for name, size in ranked[:8])
     text = f"{total:.0f} MB ({split}); {bench.environment.untrimmed / 1e6:.0f} MB as pip leaves it"
-    values = {"mb": round(total, 1), "untrimmed_mb": round(bench.environment.untrimmed / 1e6, 1)}
-    values["split_mb"] = {name: round(size, 1) for name, size in ranked[:20]}
+    values = {
+        "mb": round(total, 1),
+        "untrimmed_mb": round(bench.environment.untrimmed / 1e6, 1),
+        "split_mb": {name: round(size, 1) for name, size in ranked[:20]},
+    }
     yield Row("serving environment unpacked", "≤ 500 MB", text, total <= 500, values)
 
 

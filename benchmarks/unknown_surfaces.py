@@ -12,7 +12,7 @@ from _common import (
     Workspace,
     describe_machine,
     make_table,
-    read_frozen_entry,
+    open_frozen,
     report,
     start,
     use_data,
@@ -28,7 +28,7 @@ from metal_defects.errors import UserError
 from metal_defects.log import console
 from metal_defects.models.feature_bank import BATCH, RICHEST, Engine, fastest_engine
 from metal_defects.models.networks import build_feature_model
-from metal_defects.models.trainers import FrozenTrainer, make_trainer
+from metal_defects.models.trainers import FrozenTrainer
 from metal_defects.pipeline.table import STAGES
 from metal_defects.system import map_ordered
 from metal_defects.trust.guard import choose_guard_taps, fit_guard
@@ -60,8 +60,7 @@ def main(
     """
     machine, folders = describe_machine(), _parse_folders(unknown or [])
     with workspace(STAGES[:4], use_data(data), *use_model(model)) as place:
-        entry = read_frozen_entry(place)
-        trainer = make_trainer(entry, place.training)
+        trainer = open_frozen(place)
         read = _make_reader(place, trainer)
         others = {name: read(sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES))
                   for name, folder in folders.items()}  # fmt: skip
@@ -71,7 +70,7 @@ def main(
         scores = score(place, trainer, others, seed)
     rows = [row for name in others for row in _compare(name, scores)]
     table = make_table(
-        f"{entry.title}: images of other surfaces", "surfaces", "images", "detector", "AUROC",
+        f"{trainer.backbone.title}: images of other surfaces", "surfaces", "images", "detector", "AUROC",
         *(f"let through at {100 * share:g} %" for share in ACCEPTANCES),
     )  # fmt: skip
     for row in rows:
@@ -88,7 +87,7 @@ def main(
         f"Held-out known images (validation and test) that the guard accepts at these limits: {told}.",
         f"Drawn textures that it lets through at {100 * ACCEPTANCES[0]:g} %: {', '.join(kinds) or 'none'}.",
     ]
-    result = {"model": entry.name, "seed": seed, "rows": rows, "held_out_accepted": held_out}
+    result = {"model": trainer.backbone.name, "seed": seed, "rows": rows, "held_out_accepted": held_out}
     report("unknown_surfaces", [table], notes, machine, result)
 
 

@@ -20,6 +20,7 @@ from support import PROJECT
 
 from metal_defects.errors import UserError
 from metal_defects.metrics import Metrics, classification_metrics
+from metal_defects.models.feature_bank import FeatureBank
 
 NOTEBOOK = PROJECT / "research" / "research.ipynb"
 SCRIPTS = (
@@ -210,11 +211,13 @@ def test_colour_alone_tells_the_stains(load: Callable[[str], ModuleType]) -> Non
 # --- single recipes --------------------------------------------------------------------------
 
 
-def test_columns_of_a_pooling_are_those_of_its_taps(load: Callable[[str], ModuleType]) -> None:
+def test_means_are_the_first_columns_of_each_tap(load: Callable[[str], ModuleType]) -> None:
+    """Two channels and one, four statistics of each."""
+    bank = FeatureBank({}, {"early": slice(0, 8), "deep": slice(8, 12)}, (), {})
     choose = load("_single_recipes").choose_columns
-    taps = [slice(0, 4), slice(10, 16)]
-    assert choose(taps, "mean").tolist() == [0, 1, 10, 11, 12]
-    assert choose(taps, "mean and variance").tolist() == [0, 1, 2, 3, 10, 11, 12, 13, 14, 15]
+    assert choose(bank, ("early", "deep"), "mean").tolist() == [0, 1, 8]
+    assert choose(bank, ("early", "deep"), "moments").tolist() == [0, 1, 2, 3, 8, 9]
+    assert choose(bank, ("deep",), "moments+extremes").tolist() == [8, 9, 10, 11]
 
 
 def test_regression_in_the_span_of_the_rows_answers_the_same(load: Callable[[str], ModuleType]) -> None:
@@ -223,7 +226,7 @@ def test_regression_in_the_span_of_the_rows_answers_the_same(load: Callable[[str
     labels = np.arange(30) % 3
     rows = random.standard_normal((30, 50)) + labels[:, None] * np.linspace(0, 1, 50)
     tested = random.standard_normal((10, 50)) + 1
-    recipe = module.Recipe("all", "mean", 0, 0.3, True)
+    recipe = module.Recipe("all", "mean", "none", 0.3, True)
     spanned = module.regress(*_with_labels(module.project(rows, tested), labels), recipe, 4)
     deviation = rows.std(axis=0)
     whole = ((part - rows.mean(axis=0)) / deviation for part in (rows, tested))
@@ -243,13 +246,13 @@ def test_summary_names_failures_and_sets_that_stay_below(load: Callable[[str], M
         answers = np.where(np.arange(200) < wrong, 1 - labels, labels)
         return classification_metrics(labels, np.eye(2)[answers] * 0.8 + 0.1, ("a", "b"))
 
-    good, poor = (load("_single_recipes").Recipe("all", pooling, 0, 0.3, False) for pooling in ("mean", "other"))
+    good, poor = (load("_single_recipes").Recipe("all", pooling, "none", 0.3, False) for pooling in ("mean", "other"))
     recipes = ((good, judge(2)), (poor, judge(9)))
     drawn = load("_drawn_sets").DRAWN_SETS
     outcomes = [
-        module.Outcome(drawn[0], 1.0, None, judge(4), recipes),
-        module.Outcome(drawn[1], 1.0, None, judge(5), recipes),
-        module.Outcome(drawn[2], 1.0, "exit code 1: No."),
+        module.Outcome(drawn[0], 1.0, judge(4), recipes),
+        module.Outcome(drawn[1], 1.0, judge(5), recipes),
+        module.Failure(drawn[2], 1.0, "exit code 1: No."),
     ]
     assert [one.images_below for one in outcomes[:2]] == [2, 3]
     notes = module.summarise(outcomes)

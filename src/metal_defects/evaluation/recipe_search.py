@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 # Images of the first look and of the comparison: more tell recipes apart that differ too little to matter.
 LOOKED, COMPARED = 400, 1000
 FOLDS = 3
+# Accuracy that a recipe may cost for being cheaper, more robust or plainer: of few images, a standard error is
+# several points.
+MOST_LOST = 0.005
 SCORES = "score.npz"
 # Choices of views, those that make a head robust to most first.
 ROBUST = ("all", "damage", "mild", "none")
@@ -46,7 +49,7 @@ def search_recipe(
     compared and tie with the lowest loss, the cheapest one wins: first by what an image costs, then the one that
     learned from more damage, then the plainer one. A tie is a loss within one standard error of the lowest (paired,
     pieces of surface counted once); a recipe that learned from more damage ties by its accuracy, too, because what it
-    is for is not in the loss of clean images.
+    is for is not in the loss of clean images. No recipe ties that costs more than half a point of accuracy.
 
     Args:
         trainer: of the backbone.
@@ -121,6 +124,8 @@ def _ties(trial: Trial, lowest: Trial) -> bool:
     """Whether a trial is as good as the one of the lowest loss, as far as the images can tell."""
     gap = trial.gap
     assert gap is not None
+    if gap.accuracy > MOST_LOST:
+        return False
     is_robust = _robustness(trial) < _robustness(lowest)
     return gap.loss <= gap.loss_error or (is_robust and gap.accuracy <= gap.accuracy_error)
 

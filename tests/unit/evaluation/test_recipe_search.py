@@ -10,7 +10,7 @@ from metal_defects.models.results import Gap, Trial
 
 
 def compare(
-    number: int, score: float, behind: float, error: float = 0.01, missed: float = 0.02, **changes: Any
+    number: int, score: float, behind: float, error: float = 0.01, missed: float = 0.0, **changes: Any
 ) -> Trial:
     """A trial that was compared; `missed` is the accuracy that it lost, with a standard error of 0.01."""
     gap = Gap(loss=behind, loss_error=error, accuracy=missed, accuracy_error=0.01)
@@ -34,6 +34,13 @@ def test_what_is_behind_by_more_does_not_win_however_cheap() -> None:
     found = choose_recipe(trials)
     assert found.values == trials[0].params
     assert found.reason == "No other recipe ties with its log loss, 0.1000, the lowest."
+
+
+def test_what_costs_more_than_half_a_point_does_not_tie_however_few_the_images() -> None:
+    trials = [compare(2, 0.10, **BEST, gmacs=0.4), compare(3, 0.105, 0.005, missed=0.006, gmacs=0.1)]
+    assert choose_recipe(trials).values == trials[0].params
+    robust = compare(3, 0.105, 0.005, missed=0.006, params={"views": "all"})
+    assert choose_recipe([compare(2, 0.10, **BEST, params={"views": "none"}), robust]).values["views"] == "none"
 
 
 def test_first_looks_and_failures_do_not_win() -> None:
@@ -65,10 +72,14 @@ def test_of_the_same_cost_more_damage_and_then_plainness_decide(winner: dict, lo
 
 def test_more_damage_wins_where_it_costs_no_accuracy_that_images_can_tell() -> None:
     plain = compare(2, 0.10, **BEST, params={"views": "none"})
-    robust = compare(3, 0.2, 0.1, missed=0.005, accuracy=0.98, params={"views": "all"})
+    robust = compare(3, 0.2, 0.1, missed=0.004, accuracy=0.98, params={"views": "all"})
     found = choose_recipe([plain, robust])
     assert found.values == robust.params
-    assert "0.50 points less than the recipe of the lowest log loss (trial 2)" in found.reason
+    assert "0.40 points less than the recipe of the lowest log loss (trial 2)" in found.reason
+    assert (
+        choose_recipe([plain, compare(3, 0.2, 0.1, missed=0.005, error=0.2, params={"views": "all"})]).values
+        == robust.params
+    )
     assert choose_recipe([plain, compare(3, 0.2, 0.1, missed=0.02, params={"views": "all"})]).values == plain.params
     # Plainness is no excuse for a higher loss.
     rich = compare(2, 0.10, **BEST, params={"pooling": "moments+extremes"})

@@ -89,7 +89,7 @@ def assign_splits(
     else:
         sizes, origin = USUAL_SIZES, "auto: 80/5/15 % of each class"
     if sizes.valid == 0:
-        notes += (f"valid is {params.valid_share_of_train:.0%} of train, because the split names none.",)
+        notes += (f"valid is {100 * params.valid_share_of_train:.0f} % of train, because the split names none.",)
     rooms = {}
     for label, count in sorted(Counter(item.label for item in items).items()):
         rooms[label] = _plan(label, count, unreadable.get(label, 0), sizes, params.valid_share_of_train)
@@ -119,7 +119,7 @@ def _keep_given(items: list[Item], given: set[SplitName], valid_share: float, se
         rooms = {label: _carve(count, valid_share) for label, count in Counter(item.label for item in train).items()}
         sides, _ = _fill(train, rooms, seed)
         splits |= {path: side for path, side in sides.items() if side != "unused"}
-        notes += (f"valid is {valid_share:.0%} of the given train part, drawn from it.",)
+        notes += (f"valid is {100 * valid_share:.0f} % of the given train part, drawn from it.",)
     notes += _tell_shared(kept, splits)
     return Assignment(splits, dropped, (), "the data's own folders", notes)
 

@@ -152,12 +152,12 @@ def check_quarantine(rejected: Sequence[LeftOut], usable: int, max_share: float)
     message = f"All {total} files are usable images."
     if rejected:
         first = ", ".join(f"{item.path} ({item.reason})" for item in rejected[:_SHOWN])
-        count = f"{len(rejected)} of {total} files ({share:.1%}) cannot be used"
+        count = f"{len(rejected)} of {total} files ({100 * share:.1f} %) cannot be used"
         status, message = "warn", f"{count}; see quarantine.csv. First: {first}."
     if rejected and share > max_share:
         status, message = (
             "fail",
-            f"{count}, more than data_ingestion.max_quarantined_share ({max_share:.1%}) allows. "
+            f"{count}, more than data_ingestion.max_quarantined_share ({100 * max_share:.1f} %) allows. "
             f"Mend or remove them, or raise the limit. Got, first: {first}.",
         )
     return QuarantineCheck(

@@ -111,8 +111,8 @@ def _find_obstacle(trainer: FrozenTrainer, params: TrainingParams, accuracy: flo
         return "The backbone's weights are random: a baseline is left as it is."
     if params.fine_tune == "auto" and accuracy >= params.fine_tune_below:
         return (
-            f"The frozen backbone names {accuracy:.1%} of the images rightly in cross-validation, no less than "
-            f"{params.fine_tune_below:.1%} (training.fine_tune_below)."
+            f"The frozen backbone names {100 * accuracy:.1f} % of the images rightly in cross-validation, no less than "
+            f"{100 * params.fine_tune_below:.1f} % (training.fine_tune_below)."
         )
     return None
 

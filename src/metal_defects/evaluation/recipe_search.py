@@ -144,8 +144,9 @@ def _tell_tie(winner: Trial, lowest: Trial) -> str:
             f"no more than a standard error, {gap.loss_error:.4f}"
         )
     return (
-        f"It names {winner.accuracy:.2%} of the images rightly, {100 * gap.accuracy:.2f} points less than the recipe "
-        f"of the lowest log loss (trial {lowest.number}), no more than a standard error, {100 * gap.accuracy_error:.2f}"
+        f"It names {_percent(winner.accuracy)} of the images rightly, {100 * gap.accuracy:.2f} points less than the "
+        f"recipe of the lowest log loss (trial {lowest.number}), no more than a standard error, "
+        f"{100 * gap.accuracy_error:.2f}"
     )
 
 
@@ -242,10 +243,14 @@ def _tell_damage(winner: Trial, compared: Sequence[Trial]) -> str:
         return ""
     with_views, without = (others[0], winner) if winner.params["views"] == "none" else (winner, others[0])
     return (
-        f" Augmented views ({with_views.params['views']}): {with_views.accuracy:.1%} of clean and "
-        f"{with_views.damaged_accuracy:.1%} of damaged images are named rightly, "
-        f"without them {without.accuracy:.1%} and {without.damaged_accuracy:.1%}."
+        f" Augmented views ({with_views.params['views']}): {_percent(with_views.accuracy)} of clean and "
+        f"{_percent(with_views.damaged_accuracy)} of damaged images are named rightly, "
+        f"without them {_percent(without.accuracy)} and {_percent(without.damaged_accuracy)}."
     )
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.1f} %"
 
 
 def _same_recipe(first: Mapping[str, Value], second: Mapping[str, Value]) -> bool:

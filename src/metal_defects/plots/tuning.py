@@ -111,7 +111,7 @@ def _draw_search(axes: "Axes", trials: Sequence[Tried], finished: Sequence[Finis
         )
     label = f"best: trial {best.number}, loss {best.score:.4f}"
     if best.accuracy is not None:
-        label += f", accuracy {best.accuracy:.1%}"
+        label += f", accuracy {100 * best.accuracy:.1f} %"
     axes.scatter(best.number, best.score, s=130, marker="*", color=VERMILION, zorder=4, label=label)
     if min(scores) > 0 and max(scores) / min(scores) >= 10:
         use_log_axis(axes, "y", scores)

@@ -33,7 +33,9 @@ def write_report(found: Findings, out: Path) -> None:
         "version": __version__,
     }
     for name, html in (("report.html", True), ("model_card.md", False)):
-        write_text(out / name, _environment(html).get_template(f"{name}.j2").render(content))
+        text = _environment(html).get_template(f"{name}.j2").render(content)
+        # No line ends between a number and its sign.
+        write_text(out / name, text.replace(" %", "\u00a0%") if html else text)
 
 
 def _environment(html: bool) -> "Environment":

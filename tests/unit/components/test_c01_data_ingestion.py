@@ -122,7 +122,7 @@ def test_too_many_unusable_files_stop_the_stage(tmp_path: Path) -> None:
     data = draw_set(tmp_path / "data", {"dent": 9, "weld": 9})
     for number in range(2):
         (data / f"dent/bad{number}.png").touch()
-    with pytest.raises(DataError, match=r"2 of 20 files \(10\.0%\).*\(5\.0%\).*dent/bad0\.png \(empty\)"):
+    with pytest.raises(DataError, match=r"2 of 20 files \(10\.0 %\).*\(5\.0 %\).*dent/bad0\.png \(empty\)"):
         ingest(data, tmp_path / "out")
 
 

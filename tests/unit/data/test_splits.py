@@ -155,7 +155,7 @@ def test_given_validation_becomes_test_and_train_lends_a_validation_part() -> No
     assert count_images(items, assignment)["A"] == {"train": 18, "valid": 2, "test": 4}
     assert all(assignment.splits[item.path] == "test" for item in items if item.split == "valid")
     assert any("became the TEST split" in note for note in assignment.notes)
-    assert any("10% of the given train" in note for note in assignment.notes)
+    assert any("10 % of the given train" in note for note in assignment.notes)
 
 
 def test_given_train_and_test_lend_a_validation_part() -> None:

@@ -55,7 +55,7 @@ def make_trainer(
             "ImageNet",
             "auto",
             0.99,
-            r"99\.0% of the images rightly.*no less than 99\.0%",
+            r"99\.0 % of the images rightly.*no less than 99\.0 %",
         ),
         ("resnet18", "ImageNet", "auto", 1.0, r"training\.fine_tune_below"),
     ],

@@ -91,7 +91,7 @@ def test_what_views_against_damage_buy_is_told() -> None:
         compare(2, 0.10, **BEST, accuracy=0.991, damaged_accuracy=0.7, params={"views": "none"}),
         compare(3, 0.105, 0.005, accuracy=0.989, damaged_accuracy=0.95, params={"views": "all", "l2": 0.01}),
     ]
-    told = "98.9% of clean and 95.0% of damaged images are named rightly, without them 99.1% and 70.0%."
+    told = "98.9 % of clean and 95.0 % of damaged images are named rightly, without them 99.1 % and 70.0 %."
     assert choose_recipe(trials).reason.endswith(f" Augmented views (all): {told}")
     # The same where the one without views wins.
     apart = [

@@ -235,7 +235,7 @@ def test_no_misjudged_image_is_said_and_captions_must_match(tmp_path: Path) -> N
 
 def test_tuning_trials_show_the_best_and_what_was_varied(tmp_path: Path) -> None:
     figure = DRAW["tuning_trials"](tmp_path / "plot.png")
-    assert {"best: trial 4, loss 0.0500, accuracy 97.5%", "failed", "taps", "l2", "dropout"} <= texts(figure)
+    assert {"best: trial 4, loss 0.0500, accuracy 97.5 %", "failed", "taps", "l2", "dropout"} <= texts(figure)
     assert "batch size" not in texts(figure)
     panels = {axes.get_title(loc="left"): axes for axes in figure.axes}
     assert (panels["l2"].get_xscale(), panels["dropout"].get_xscale()) == ("log", "linear")

@@ -50,9 +50,11 @@ class Page(HTMLParser):
 
 
 def write(folder: Path, found: Findings) -> tuple[Page, str, str]:
-    """The page, its text, and the model card."""
+    """The page, its text, and the model card; a percent sign that no line ends in front of reads like any other."""
     write_report(found, folder)
     text = (folder / "report.html").read_text("utf-8")
+    assert "\u00a0%" in text and " %" not in text
+    text = text.replace("\u00a0%", " %")
     return Page(text), text, (folder / "model_card.md").read_text("utf-8")
 
 

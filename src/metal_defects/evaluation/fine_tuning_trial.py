@@ -13,7 +13,7 @@ from metal_defects.data.manifest import ManifestRow
 from metal_defects.data.snapshots import ClassLabels, load_class_labels, load_snapshot, read_images
 from metal_defects.evaluation.cross_validation import OutOfFold, cross_validate_head
 from metal_defects.evaluation.significance import standard_error
-from metal_defects.files import atomic_path
+from metal_defects.files import atomic_path, read_json, write_json
 from metal_defects.log import logger
 from metal_defects.metrics import image_losses
 from metal_defects.models.augmentation import augment, make_mild
@@ -83,7 +83,7 @@ def try_fine_tuning(
     if count_groups(trainer.labels["train"], groups).min() < 2:
         return None, FineTuning(reason="A class has one piece of surface alone: none of it could be left out to judge.")
     examples = _gather(trainer, images, resume)
-    epochs = _plan(trainer, *examples)
+    epochs = _plan(trainer, *examples, resume)
     if epochs < FEWEST_EPOCHS:
         most = params.fine_tune_minutes
         return None, FineTuning(reason=f"It would take more than {most:g} minutes (training.fine_tune_minutes).")
@@ -117,9 +117,11 @@ def _find_obstacle(trainer: FrozenTrainer, params: TrainingParams, accuracy: flo
     return None
 
 
-def _plan(trainer: FrozenTrainer, train: MapExamples, valid: MapExamples) -> int:
-    """Epochs that the minutes allow, which are announced."""
-    params = trainer.training.training
+def _plan(trainer: FrozenTrainer, train: MapExamples, valid: MapExamples, resume: Path) -> int:
+    """Epochs that the minutes allow, which are announced; an interrupted trial keeps to its own."""
+    params, file = trainer.training.training, resume / "epochs.json"
+    if file.exists():
+        return int(read_json(file))
     seconds = time_image(trainer.backbone, trainer.build_network(), train, trainer.weights, params)
     # All folds but one, for each of them, and then everything: as often as there are folds.
     seconds *= FOLDS * len(train.labels) + (FOLDS + 1) * JUDGING_COST * len(valid.labels)
@@ -133,6 +135,7 @@ def _plan(trainer: FrozenTrainer, train: MapExamples, valid: MapExamples) -> int
             epochs,
             minutes,
         )
+        write_json(file, epochs)
     return epochs
 
 

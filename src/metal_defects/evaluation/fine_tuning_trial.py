@@ -83,10 +83,13 @@ def try_fine_tuning(
     if count_groups(trainer.labels["train"], groups).min() < 2:
         return None, FineTuning(reason="A class has one piece of surface alone: none of it could be left out to judge.")
     examples = _gather(trainer, images, resume)
-    epochs = _plan(trainer, *examples, resume)
+    # An interrupted trial keeps to its own number.
+    planned = resume / "epochs.json"
+    epochs = int(read_json(planned)) if planned.exists() else _plan(trainer, *examples)
     if epochs < FEWEST_EPOCHS:
         most = params.fine_tune_minutes
         return None, FineTuning(reason=f"It would take more than {most:g} minutes (training.fine_tune_minutes).")
+    write_json(planned, epochs)
     start, (for_network, for_trials) = time.monotonic(), callbacks
     frozen = cross_validate_head(trainer, recipe, groups, for_trials, resume / "heads", FOLDS)
     answers, found = _compare_left_out(trainer, examples, frozen, epochs, for_trials, resume)
@@ -117,11 +120,9 @@ def _find_obstacle(trainer: FrozenTrainer, params: TrainingParams, accuracy: flo
     return None
 
 
-def _plan(trainer: FrozenTrainer, train: MapExamples, valid: MapExamples, resume: Path) -> int:
-    """Epochs that the minutes allow, which are announced; an interrupted trial keeps to its own."""
-    params, file = trainer.training.training, resume / "epochs.json"
-    if file.exists():
-        return int(read_json(file))
+def _plan(trainer: FrozenTrainer, train: MapExamples, valid: MapExamples) -> int:
+    """Epochs that the minutes allow, which are announced."""
+    params = trainer.training.training
     seconds = time_image(trainer.backbone, trainer.build_network(), train, trainer.weights, params)
     # All folds but one, for each of them, and then everything: as often as there are folds.
     seconds *= FOLDS * len(train.labels) + (FOLDS + 1) * JUDGING_COST * len(valid.labels)
@@ -135,7 +136,6 @@ def _plan(trainer: FrozenTrainer, train: MapExamples, valid: MapExamples, resume
             epochs,
             minutes,
         )
-        write_json(file, epochs)
     return epochs
 
 

@@ -243,12 +243,12 @@ def accuracy_interval(
 def format_accuracy(metrics: Metrics) -> str:
     """Accuracy with its interval in percent, and the counts: "100.0 % (94.9–100.0), 72/72"."""
     accuracy = metrics.accuracy
-    value, low, high = (_percent(part) for part in (accuracy.value, accuracy.low, accuracy.high))
+    value, low, high = (format_percent(part) for part in (accuracy.value, accuracy.low, accuracy.high))
     return f"{value} % ({low}–{high}), {metrics.correct}/{metrics.n}"
 
 
-def _percent(share: float) -> str:
-    """One decimal; a share below 1 never reads 100.0."""
+def format_percent(share: float) -> str:
+    """Without its sign, one decimal; a share below 1 never reads 100.0."""
     return f"{min(100 * share, 99.9) if share < 1 else 100:.1f}"
 
 

@@ -15,7 +15,7 @@ from metal_defects.evaluation.cross_validation import OutOfFold, cross_validate_
 from metal_defects.evaluation.significance import standard_error
 from metal_defects.files import atomic_path, read_json, write_json
 from metal_defects.log import logger
-from metal_defects.metrics import image_losses
+from metal_defects.metrics import format_percent, image_losses
 from metal_defects.models.augmentation import augment, make_mild
 from metal_defects.models.feature_maps import extract_maps
 from metal_defects.models.fine_tuning import FineTuned, MapExamples, fine_tune, time_image
@@ -114,8 +114,8 @@ def _find_obstacle(trainer: FrozenTrainer, params: TrainingParams, accuracy: flo
         return "The backbone's weights are random: a baseline is left as it is."
     if params.fine_tune == "auto" and accuracy >= params.fine_tune_below:
         return (
-            f"The frozen backbone names {100 * accuracy:.1f} % of the images rightly in cross-validation, no less than "
-            f"{100 * params.fine_tune_below:.1f} % (training.fine_tune_below)."
+            f"The frozen backbone names {format_percent(accuracy)} % of the images rightly in cross-validation, no "
+            f"less than {100 * params.fine_tune_below:.1f} % (training.fine_tune_below)."
         )
     return None
 

@@ -13,6 +13,7 @@ from metal_defects.config import HyperparameterTuningParams
 from metal_defects.errors import UserError
 from metal_defects.evaluation.recipe_trials import draw_sample, score_recipe
 from metal_defects.evaluation.significance import standard_error
+from metal_defects.metrics import format_percent
 from metal_defects.models.pooling import POOLINGS
 from metal_defects.models.results import Gap, Hyperparameters, Trial, Value
 from metal_defects.models.search import OBJECTIVE, RUNG, Found, make_halving_oracle, make_tuner
@@ -112,7 +113,7 @@ def choose_recipe(trials: Sequence[Trial]) -> Found:
     tied = [trial for trial in compared if _ties(trial, lowest)]
     winner = min(tied, key=lambda trial: (trial.gmacs, _robustness(trial), _plainness(trial)))
     if winner is lowest and len(tied) == 1:
-        reason = f"No other recipe ties with its log loss, {lowest.score:.4f}, the lowest."
+        reason = f"Its log loss, {lowest.score:.4f}, is the lowest, and no other recipe ties with it."
     elif winner is lowest:
         reason = f"Its log loss, {lowest.score:.4f}, is the lowest, and none that ties with it is cheaper."
     else:
@@ -250,7 +251,7 @@ def _tell_damage(winner: Trial, compared: Sequence[Trial]) -> str:
 
 
 def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:.1f} %"
+    return "–" if share is None else f"{format_percent(share)} %"
 
 
 def _same_recipe(first: Mapping[str, Value], second: Mapping[str, Value]) -> bool:

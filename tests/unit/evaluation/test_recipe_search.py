@@ -33,7 +33,7 @@ def test_what_is_behind_by_more_does_not_win_however_cheap() -> None:
     trials = [compare(2, 0.10, **BEST, gmacs=0.4), compare(3, 0.12, 0.02, gmacs=0.1, params={"taps": "early"})]
     found = choose_recipe(trials)
     assert found.values == trials[0].params
-    assert found.reason == "No other recipe ties with its log loss, 0.1000, the lowest."
+    assert found.reason == "Its log loss, 0.1000, is the lowest, and no other recipe ties with it."
 
 
 def test_what_costs_more_than_half_a_point_does_not_tie_however_few_the_images() -> None:

@@ -139,7 +139,7 @@ def fine_tune(settings: Settings) -> tuple[Any, ...]:
     training = make_training(settings)
     backbone = replace(TOY, tuned_blocks=TunedBlocks("shallow", ("deep",)))
     side, channels = TOY.build(SIDE).get_layer("shallow").output.shape[2:]
-    rows = MapExamples(np.zeros((100, side, side, channels), np.float16), np.zeros(100, np.int32))
+    rows = MapExamples((np.zeros((100, side, side, channels), np.float16),), np.zeros(100, np.int32))
     trainer: Any = SimpleNamespace(
         backbone=backbone, build_network=lambda: TOY.build(SIDE), weigh=lambda _: np.ones(2, np.float32),
         weights=np.ones(2, np.float32), training=training,

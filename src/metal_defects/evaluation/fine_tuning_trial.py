@@ -1,8 +1,9 @@
 """Whether fine-tuning pays: it is tried where the frozen backbone falls short, and kept where it is better for sure."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from metal_defects.evaluation.significance import standard_error
 from metal_defects.files import atomic_path, read_json, write_json
 from metal_defects.log import logger
 from metal_defects.metrics import format_percent, image_losses
-from metal_defects.models.augmentation import augment, make_mild
+from metal_defects.models.augmentation import augment, augment_mask, make_mild
 from metal_defects.models.feature_maps import extract_maps
 from metal_defects.models.fine_tuning import FineTuned, MapExamples, fine_tune, time_image
 from metal_defects.models.networks import open_trunk
@@ -25,7 +26,7 @@ from metal_defects.models.specs import TunedBlocks
 from metal_defects.models.trainers import Fitted, FrozenTrainer
 from metal_defects.models.training import HeadRecipe, MakeCallbacks, predict_images
 from metal_defects.trust.folds import count_groups
-from metal_defects.trust.locator_targets import cover_cells
+from metal_defects.trust.locator_targets import POINTS_PER_CELL, draw_boxes, share_cells
 
 # Trainings that each leave some of the images out; their answers decide, and are what verdicts rest on.
 FOLDS = 3
@@ -197,15 +198,15 @@ def _gather(
     read = read_images(trainer.training.snapshots, "train", "valid")
     viewed = _ViewedImages(read, count, make_mild(trainer.training.training.augmentation), trainer.training.seed)
     maps = extract_maps(pixels, {blocks.start: start}, viewed, scratch / "maps")[blocks.start]
-    cells: np.ndarray | None = None
-    rows = [row for split in images for row in split]
-    if sum(bool(row.boxes) for row in rows) >= FEWEST_BOXED:
-        shape = load_class_labels(trainer.training.snapshots)
-        cells = cover_classes(rows, shape, max(_sides(trainer, blocks)))
-    views = tuple(maps[first : first + count] for first in range(len(read), len(viewed), count))
-    known, held_out = (None, None) if cells is None else (cells[:count], cells[count:])
-    train = MapExamples(maps[:count], trainer.labels["train"], known, views)
-    return train, MapExamples(maps[count : len(read)], trainer.labels["valid"], held_out)
+    views = (maps[first : first + count] for first in range(len(read), len(viewed), count))
+    known = held_out = None
+    if sum(bool(row.boxes) for split in images for row in split) >= FEWEST_BOXED:
+        shape, grid = load_class_labels(trainer.training.snapshots), max(_sides(trainer, blocks))
+        moves = (None, *(partial(viewed.rearrange, view) for view in range(VIEWS)))
+        known = tuple(cover_classes(images[0], shape, grid, move) for move in moves)
+        held_out = (cover_classes(images[1], shape, grid),)
+    train = MapExamples((maps[:count], *views), trainer.labels["train"], known)
+    return train, MapExamples((maps[count : len(read)],), trainer.labels["valid"], held_out)
 
 
 @dataclass(frozen=True)
@@ -230,18 +231,31 @@ class _ViewedImages:
     def __getitem__(self, part: slice) -> np.ndarray:
         return np.stack([self._make(number) for number in range(*part.indices(len(self)))])
 
+    def rearrange(self, view: int, index: int, mask: np.ndarray) -> np.ndarray:
+        """Where a mask of an image, bool (side, side), lies in a view of it, float32 of 0 to 1."""
+        levels = np.where(mask, np.uint8(255), np.uint8(0))[..., None]
+        return augment_mask(levels, self.augmentation, self._seed(view, index))[..., 0] / np.float32(255)
+
     def _make(self, number: int) -> np.ndarray:
         if number < len(self.images):
             return self.images[number]
         view, index = divmod(number - len(self.images), self.count)
-        return augment(self.images[index], self.augmentation, (self.seed, 1 + view, index))
+        return augment(self.images[index], self.augmentation, self._seed(view, index))
+
+    def _seed(self, view: int, index: int) -> tuple[int, int, int]:
+        return self.seed, 1 + view, index
 
 
 def _sides(trainer: FrozenTrainer, blocks: TunedBlocks) -> list[int]:
     return [trainer.network.get_layer(name).output.shape[1] for name in blocks.ends]
 
 
-def cover_classes(rows: Sequence[ManifestRow], shape: ClassLabels, grid: int) -> np.ndarray:
+def cover_classes(
+    rows: Sequence[ManifestRow],
+    shape: ClassLabels,
+    grid: int,
+    rearrange: Callable[[int, np.ndarray], np.ndarray] | None = None,
+) -> np.ndarray:
     """Share of each cell that boxes of each class cover, float32 (images, grid, grid, classes).
 
     An image without a box is NaN, because nobody knows whether it was annotated; of a class none of whose images has a
@@ -251,6 +265,7 @@ def cover_classes(rows: Sequence[ManifestRow], shape: ClassLabels, grid: int) ->
         rows: of the images.
         shape: the classes, and how the images became squares.
         grid: cells per side.
+        rearrange: from an image's position and a mask of it, where that lies in a view of the image; None: as it is.
     """
     boxed = {row.label for row in rows if row.boxes}
     cells = np.zeros((len(rows), grid, grid, len(shape.classes)), np.float32)
@@ -261,7 +276,8 @@ def cover_classes(rows: Sequence[ManifestRow], shape: ClassLabels, grid: int) ->
         for place, name in enumerate(shape.classes):
             own = [number for number, box in enumerate(row.boxes) if box.label == name]
             if own:
-                cells[index, :, :, place] = cover_cells(frame.to_square(row.box_shares[own]), grid)
+                mask = draw_boxes(frame.to_square(row.box_shares[own]), grid * POINTS_PER_CELL)
+                cells[index, :, :, place] = share_cells(rearrange(index, mask) if rearrange else mask)
     return cells
 
 

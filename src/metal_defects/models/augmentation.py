@@ -32,15 +32,18 @@ def augment(image: np.ndarray, params: AugmentationParams, seed: tuple[int, ...]
     return np.repeat(view, 3, axis=2) if is_grey else view
 
 
+def augment_mask(mask: np.ndarray, params: AugmentationParams, seed: tuple[int, ...]) -> np.ndarray:
+    """A mask of an image, as `augment` turns, mirrors and moves the image with the same seed.
+
+    Input and output shape: uint8 (side, side, 1).
+    """
+    return _rearrange(mask, params, np.random.default_rng(seed))
+
+
 def _draw_view(image: np.ndarray, params: AugmentationParams, random: np.random.Generator) -> np.ndarray:
     """A view of uint8 (side, side, channels), of the same shape."""
-    if params.quarter_turns:
-        image = np.rot90(image, int(random.integers(4)))
-    if params.flip:
-        image = image[:: random.choice((-1, 1)), :: random.choice((-1, 1))]
-    # Interpolation blurs: a network that saw blurred textures only misreads sharp ones, so half keep their pixels.
-    moves = (params.rotation_degrees or params.shift or params.zoom) and random.random() < 0.5
-    image = _move(image, params, random) if moves else np.ascontiguousarray(image)
+    # First, so that a mask can go the same way.
+    image = _rearrange(image, params, random)
     kind = random.random()
     if params.blur_sigma and kind < 0.25:
         blur = ImageFilter.GaussianBlur(random.uniform(0, params.blur_sigma))
@@ -126,6 +129,17 @@ def to_pixels(levels: np.ndarray) -> np.ndarray:
 
 def _to_picture(image: np.ndarray) -> Image.Image:
     return Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
+
+
+def _rearrange(image: np.ndarray, params: AugmentationParams, random: np.random.Generator) -> np.ndarray:
+    """Turn, mirror and move, without a change of light or any damage."""
+    if params.quarter_turns:
+        image = np.rot90(image, int(random.integers(4)))
+    if params.flip:
+        image = image[:: random.choice((-1, 1)), :: random.choice((-1, 1))]
+    # Interpolation blurs: a network that saw blurred textures only misreads sharp ones, so half keep their pixels.
+    moves = (params.rotation_degrees or params.shift or params.zoom) and random.random() < 0.5
+    return _move(image, params, random) if moves else np.ascontiguousarray(image)
 
 
 def _move(image: np.ndarray, params: AugmentationParams, random: np.random.Generator) -> np.ndarray:

@@ -41,18 +41,17 @@ class MapExamples:
     """Feature maps in front of the blocks that are trained, with what they show.
 
     Attributes:
-        maps: float16 (images, side, side, channels); may lie on disk.
+        maps: float16 (images, side, side, channels) of the clean images and then of each augmented view of them; may
+            lie on disk.
         labels: int (images,).
-        cells: share of each cell that boxes of each class cover, (images, grid, grid, classes); NaN for an image
-            without boxes; None where there are none at all.
-        views: maps of augmented views of the images, each like `maps`; where their boxes went is not known.
+        cells: of each of `maps`, the share of each cell that boxes of each class cover, (images, grid, grid, classes);
+            NaN for an image without boxes; None where there are none at all.
         taken: positions of the images that count; all where None.
     """
 
-    maps: np.ndarray
+    maps: tuple[np.ndarray, ...]
     labels: np.ndarray
-    cells: np.ndarray | None = None
-    views: tuple[np.ndarray, ...] = ()
+    cells: tuple[np.ndarray, ...] | None = None
     taken: np.ndarray | None = None
 
     @property
@@ -66,13 +65,13 @@ class MapExamples:
 
     def draw(self, rows: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Maps of some images, each of a view drawn at random, and their cells, NaN where unknown; seed 0 is clean."""
-        drawn = np.random.default_rng(seed).integers(1 + len(self.views), size=len(rows))
-        chosen = drawn if seed else np.zeros_like(drawn)
-        sources = (self.maps, *self.views)
-        maps = np.stack([sources[view][row] for view, row in zip(chosen.tolist(), rows.tolist(), strict=True)])
+        count = len(rows)
+        views = np.random.default_rng(seed).integers(len(self.maps), size=count) if seed else np.zeros(count, int)
+        drawn = list(zip(views.tolist(), rows.tolist(), strict=True))
+        maps = np.stack([self.maps[view][row] for view, row in drawn])
         if self.cells is None:
-            return maps, np.zeros((len(rows), 1, 1, 1), np.float32)
-        return maps, np.where((chosen == 0)[:, None, None, None], self.cells[rows], np.float32(np.nan))
+            return maps, np.zeros((count, 1, 1, 1), np.float32)
+        return maps, np.stack([self.cells[view][row] for view, row in drawn])
 
 
 @dataclass(frozen=True)
@@ -244,11 +243,11 @@ def _make_batches(examples: MapExamples, weights: np.ndarray, batch_size: int, s
 
     def prepare(rows: "tf.Tensor", number: "tf.Tensor") -> "tuple[tf.Tensor, Targets, Targets]":
         maps, wanted = tf.numpy_function(examples.draw, (rows, number), (tf.float16, tf.float32))
-        maps = tf.ensure_shape(tf.cast(maps, tf.float32), (None, *examples.maps.shape[1:]))
+        maps = tf.ensure_shape(tf.cast(maps, tf.float32), (None, *examples.maps[0].shape[1:]))
         targets = {PROBABILITIES: tf.one_hot(tf.gather(labels, rows), classes)}
         shares = {PROBABILITIES: tf.gather(sample_weights, rows)}
         if cells is not None:
-            wanted = tf.ensure_shape(wanted, (None, *cells.shape[1:]))
+            wanted = tf.ensure_shape(wanted, (None, *cells[0].shape[1:]))
             known = tf.math.reduce_all(tf.math.is_finite(wanted), axis=(1, 2, 3))
             targets[EVIDENCE] = _turn(tf.where(known[:, None, None, None], wanted, 0.0), number)
             shares[EVIDENCE] = tf.cast(known, tf.float32)[:, None, None]  # Keras' loss of the cells has three axes

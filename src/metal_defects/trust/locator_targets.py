@@ -27,8 +27,13 @@ def cover_cells(boxes: np.ndarray, cells: int) -> np.ndarray:
         boxes: left, top, right, bottom as shares of the image's sides, (n, 4).
         cells: per side.
     """
-    points = draw_boxes(boxes, cells * POINTS_PER_CELL).astype(np.float32)
-    return points.reshape(cells, POINTS_PER_CELL, cells, POINTS_PER_CELL).mean(axis=(1, 3))
+    return share_cells(draw_boxes(boxes, cells * POINTS_PER_CELL))
+
+
+def share_cells(mask: np.ndarray) -> np.ndarray:
+    """Mean of a mask (side, side) over cells of POINTS_PER_CELL points a side, float32 (cells, cells)."""
+    cells = len(mask) // POINTS_PER_CELL
+    return mask.astype(np.float32).reshape(cells, POINTS_PER_CELL, cells, POINTS_PER_CELL).mean(axis=(1, 3))
 
 
 def draw_boxes(boxes: np.ndarray, side: int) -> np.ndarray:

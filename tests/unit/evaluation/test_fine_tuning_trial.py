@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,12 +13,22 @@ import pytest
 from support.toy_network import CLASSES, COUNTS, SIDE, TOY, write_snapshots
 
 from metal_defects.config import Settings
+from metal_defects.data.geometry import Frame
 from metal_defects.data.manifest import ManifestRow, NamedBox
 from metal_defects.data.snapshots import ClassLabels, load_labels
 from metal_defects.evaluation import fine_tuning_trial
 from metal_defects.evaluation.cross_validation import OutOfFold
-from metal_defects.evaluation.fine_tuning_trial import FEWEST_BOXED, FOLDS, Kept, cover_classes, try_fine_tuning
+from metal_defects.evaluation.fine_tuning_trial import (
+    FEWEST_BOXED,
+    FOLDS,
+    VIEWS,
+    Kept,
+    _ViewedImages,
+    cover_classes,
+    try_fine_tuning,
+)
 from metal_defects.models import specs
+from metal_defects.models.augmentation import make_mild
 from metal_defects.models.fine_tuning import FineTuned, MapExamples
 from metal_defects.models.results import FineTuning, ModelEntry
 from metal_defects.models.specs import TunedBlocks
@@ -95,6 +106,28 @@ def test_images_without_a_box_are_unknown_where_others_of_their_class_have_one_a
     assert np.isfinite(boxed).all() and boxed.any()
     assert np.isnan(unknown).all()
     assert not never.any()
+
+
+def test_boxes_go_with_their_image_into_its_views(make_settings: Callable[..., Settings]) -> None:
+    """A bright box on black: wherever the view shows it, its cells are covered."""
+    row = make_row("Left", (4, 12, 18, 18, "Left"))
+    [box] = Frame.of(row.width, row.height, SIDE, "stretch").to_square(row.box_shares)
+    image = np.zeros((SIDE, SIDE, 3), np.uint8)
+    left, top, right, bottom = np.rint(SIDE * box).astype(int)
+    image[top:bottom, left:right] = 255
+    calm = make_mild(make_settings().params.training.augmentation).model_copy(
+        update={"brightness": 0.0, "contrast": 0.0, "blur_sigma": 0.0, "noise_sigma": 0.0}
+    )
+    seen = []
+    for seed in range(12):
+        viewed = _ViewedImages(image[None], 1, calm, seed)
+        for view in range(VIEWS):
+            [shown] = viewed[1 + view : 2 + view]
+            cells = cover_classes([row], SQUARE, SIDE // 8, partial(viewed.rearrange, view))[0, :, :, 0]
+            bright = shown[..., 0].reshape(SIDE // 8, 8, SIDE // 8, 8).mean(axis=(1, 3)) / 255
+            assert np.abs(cells - bright).max() < 0.15
+            seen.append(cells.tobytes())
+    assert len(set(seen)) > 8
 
 
 def draw_answers(right: float, rows: int = 40) -> OutOfFold:
@@ -198,8 +231,10 @@ def test_every_image_is_left_out_once_and_the_network_learns_from_all(trial: Toy
     assert np.array_equal(np.sort(np.concatenate(left_out)), np.arange(COUNTS["train"]))
     assert whole.train.rows.tolist() == list(range(COUNTS["train"]))
     for lesson in trial.lessons:
-        assert lesson.train.maps.shape == (COUNTS["train"], SIDE, SIDE, 4) and lesson.train.maps.dtype == np.float16
-        assert lesson.valid.maps.shape[0] == len(lesson.valid.labels) == COUNTS["valid"]
+        assert len(lesson.train.maps) == 1 + fine_tuning_trial.VIEWS
+        assert all(maps.shape == (COUNTS["train"], SIDE, SIDE, 4) for maps in lesson.train.maps)
+        assert all(maps.dtype == np.float16 for maps in lesson.train.maps)
+        assert [len(maps) for maps in lesson.valid.maps] == [len(lesson.valid.labels)] == [COUNTS["valid"]]
         assert lesson.train.cells is None and lesson.valid.cells is None
     answers = kept.out_of_fold
     assert answers.probabilities[0].argmax(1).tolist() == trial.labels["train"].tolist()
@@ -227,10 +262,10 @@ def test_what_takes_too_long_is_never_begun(trial: ToyTrial) -> None:
     trial.seconds = 1e6
     kept, found = trial.run()
     assert kept is None and not trial.lessons
-    assert found == FineTuning(reason="It would take more than 15 minutes (training.fine_tune_minutes).")
+    assert found == FineTuning(reason="It would take more than 30 minutes (training.fine_tune_minutes).")
 
 
-@pytest.mark.parametrize(("seconds", "epochs"), [(15 * 60 / 34.2 / 8.5, 8), (15 * 60 / 34.2 / 30.5, 30), (0.001, 30)])
+@pytest.mark.parametrize(("seconds", "epochs"), [(30 * 60 / 34.2 / 8.5, 8), (30 * 60 / 34.2 / 30.5, 30), (0.001, 30)])
 def test_as_many_epochs_as_the_minutes_allow(seconds: float, epochs: int, trial: ToyTrial) -> None:
     """An epoch of all trainings shows 27 images, and judges 24 at three tenths of the cost."""
     trial.seconds = seconds
@@ -263,8 +298,9 @@ def test_boxes_teach_where_there_are_enough(trial: ToyTrial, monkeypatch: pytest
         part.unlink()
     trial.run(boxes=True)
     lesson = trial.lessons[-1]
-    assert lesson.train.cells is not None and lesson.train.cells.shape == (COUNTS["train"], 15, 15, 3)
-    assert lesson.valid.cells is not None and lesson.valid.cells.shape == (COUNTS["valid"], 15, 15, 3)
+    assert lesson.train.cells is not None and lesson.valid.cells is not None
+    assert [cells.shape for cells in lesson.train.cells] == (1 + VIEWS) * [(COUNTS["train"], 15, 15, 3)]
+    assert [cells.shape for cells in lesson.valid.cells] == [(COUNTS["valid"], 15, 15, 3)]
 
 
 def test_cells_are_covered_where_the_square_shows_what_the_boxes_hold() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metal_defects.config import AugmentationParams
-from metal_defects.models.augmentation import MILD, augment, make_mild
+from metal_defects.models.augmentation import MILD, augment, augment_mask, make_mild
 
 OFF = {
     "flip": False, "quarter_turns": False, "rotation_degrees": 0, "shift": 0, "zoom": 0,
@@ -18,6 +18,7 @@ AS_SHIPPED = AugmentationParams(
     flip=True, quarter_turns=True, rotation_degrees=10, shift=0.1, zoom=0.1,
     brightness=0.15, contrast=0.3, blur_sigma=2.0, motion_blur=8, noise_sigma=12.0, occlusion=0.1, specks=20,
 )  # fmt: skip
+GEOMETRY = ("flip", "quarter_turns", "rotation_degrees", "shift", "zoom")
 SEEDS = [(42, 1, index) for index in range(40)]
 seeds = st.tuples(*[st.integers(0, 2**31 - 1)] * 3)
 sides = st.integers(2, 40)
@@ -68,6 +69,14 @@ def test_flips_and_turns_keep_every_pixel(side: int, seed: tuple[int, int, int])
     image = draw_image(side)
     view = augment(image, only(flip=True, quarter_turns=True), seed)
     assert sorted(map(tuple, view.reshape(-1, 3).tolist())) == sorted(map(tuple, image.reshape(-1, 3).tolist()))
+
+
+@given(side=sides, seed=seeds)
+@settings(deadline=None, max_examples=60)
+def test_a_mask_goes_where_its_image_goes(side: int, seed: tuple[int, int, int]) -> None:
+    image = np.repeat(draw_image(side)[..., :1], 3, axis=2)
+    moved = augment(image, only(**{name: getattr(AS_SHIPPED, name) for name in GEOMETRY}), seed)
+    assert np.array_equal(augment_mask(image[..., :1], AS_SHIPPED, seed), moved[..., :1])
 
 
 def test_flips_give_all_four_reflections_and_nothing_else() -> None:

@@ -24,7 +24,7 @@ from metal_defects.pipeline.runner import Status, plan
 from metal_defects.pipeline.table import STAGES
 
 REPORT_SECONDS = 10
-MOST_SILENT_SECONDS = 15  # where progress is told every second: start-up and export tell nothing
+MOST_SILENT_SECONDS = 30  # where progress is told every second: start-up and export tell nothing
 LOAD_AND_ANSWER = """
 import sys, keras, numpy as np
 from PIL import Image

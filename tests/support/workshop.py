@@ -19,7 +19,7 @@ from support import PROJECT
 from support.warm import Preparation, WarmProcess
 
 IMAGES_PER_CLASS = 14
-TIMEOUT = 900
+TIMEOUT = 2400
 # A search that is disturbed: first looks at two recipes, then each of them without views and with all.
 LONGER, TRIALS = "hyperparameter_tuning.views=[all,none]", 6
 # A limit for images that none of them reaches.

@@ -136,13 +136,15 @@ def test_a_box_tells_its_corners() -> None:
 
 
 def test_a_noisy_map_costs_little() -> None:
-    heat = np.random.default_rng(0).random((28, 28), np.float32)
+    """Beside one defect, in turns: how fast the machine is does not matter."""
+    calm = np.zeros((28, 28), np.float32)
+    calm[5:12, 8:20] = 1
     seconds = []
-    for _ in range(20):
+    for heat in 20 * [np.random.default_rng(0).random((28, 28), np.float32), calm]:
         start = time.perf_counter()
         find_boxes(heat, 0.7)
         seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 3e-3
+    assert min(seconds[::2]) < 20 * min(seconds[1::2])
 
 
 @pytest.mark.parametrize(("cells", "points"), [(1, 5), (7, 14), (28, 112), (28, 28), (14, 7)])

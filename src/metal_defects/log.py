@@ -21,6 +21,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from metal_defects.system import stop_if_interrupted
+
 Item = TypeVar("Item")
 LOG_FILE = "metal_defects.log"
 # Without a terminal: a line for each task so often, and one at its end if it took at least that long.
@@ -127,6 +129,7 @@ def track(items: Iterable[Item], description: str, total: int) -> Iterator[Item]
         task = bar.add_task(description, total=total, note="")
         for item in items:
             yield item
+            stop_if_interrupted()
             bar.advance(task)
 
 

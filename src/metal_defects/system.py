@@ -1,18 +1,22 @@
-"""The cores there are to work with, and an ordered parallel map on them."""
+"""The cores there are to work with, an ordered parallel map on them, and interrupts that are not lost."""
 
 import math
 import os
+import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
+from types import FrameType
 from typing import TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 WAITING_PER_WORKER = 2
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+_interrupted = threading.Event()
 
 
 def count_cores() -> int:
@@ -53,3 +57,30 @@ def map_ordered(
             yield result
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def remember_interrupts() -> None:
+    """From now on Ctrl-C is remembered besides raising `KeyboardInterrupt`, which does not always arrive.
+
+    Python loses one that comes while the message of another error is made: `int("'x'")` in a library that tries one
+    type after another is enough. Where interrupts are ignored, as they are behind `nohup`, they stay so.
+    """
+    _interrupted.clear()
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt)
+
+
+def was_interrupted() -> bool:
+    """Whether the user has pressed Ctrl-C since `remember_interrupts`."""
+    return _interrupted.is_set()
+
+
+def stop_if_interrupted() -> None:
+    """Raise the `KeyboardInterrupt` that was lost, if one was."""
+    if was_interrupted():
+        raise KeyboardInterrupt
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    _interrupted.set()
+    raise KeyboardInterrupt

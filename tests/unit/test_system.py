@@ -1,14 +1,23 @@
-"""Cores, and the ordered parallel map: order, bounds, errors and early ends."""
+"""Cores, the ordered parallel map (order, bounds, errors, early ends) and interrupts."""
 
+import signal
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from metal_defects import system
-from metal_defects.system import WAITING_PER_WORKER, count_cores, map_ordered
+from metal_defects.system import (
+    WAITING_PER_WORKER,
+    count_cores,
+    map_ordered,
+    remember_interrupts,
+    stop_if_interrupted,
+    was_interrupted,
+)
 
 
 @pytest.mark.parametrize(
@@ -80,3 +89,31 @@ def test_a_caller_that_stops_leaves_no_thread() -> None:
     assert threading.active_count() > before
     results.close()
     assert threading.active_count() == before
+
+
+@pytest.fixture
+def usual_interrupts() -> Iterator[None]:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+    remember_interrupts()
+
+
+def test_interrupt_that_was_lost_is_raised_again(usual_interrupts: None) -> None:
+    remember_interrupts()
+    stop_if_interrupted()
+    with suppress(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+        pytest.fail("an interrupt must be raised at once")
+    assert was_interrupted()
+    with pytest.raises(KeyboardInterrupt):
+        stop_if_interrupted()
+    remember_interrupts()
+    assert not was_interrupted()
+
+
+def test_interrupts_that_are_ignored_stay_so(usual_interrupts: None) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    remember_interrupts()
+    signal.raise_signal(signal.SIGINT)
+    assert not was_interrupted()

@@ -17,7 +17,7 @@ from metal_defects.cli.run import run, show_plan
 from metal_defects.cli.serve import serve
 from metal_defects.errors import UserError
 from metal_defects.log import logger
-from metal_defects.system import count_cores
+from metal_defects.system import count_cores, remember_interrupts, was_interrupted
 
 EXIT_ERROR, EXIT_INTERRUPTED = 1, 130
 INTERRUPTED = "Interrupted. Finished stages are kept; the same command goes on from there."
@@ -63,6 +63,7 @@ def main() -> None:
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     for pool in ("INTRAOP", "INTEROP"):  # by itself TensorFlow counts the host's cores, not the container's share
         os.environ.setdefault(f"TF_NUM_{pool}_THREADS", str(count_cores()))
+    remember_interrupts()
     try:
         app()
     except UserError as error:
@@ -78,8 +79,6 @@ def main() -> None:
         advice = DISK_ERRORS.get(number, f"{type(error).__name__}: {error.strerror or error}")
         _fail(f"{advice}. Got {error.filename or str(error).splitlines()[0]}.")
     except Exception as error:
-        if isinstance(error.__cause__, KeyboardInterrupt):  # Python 3.11 wraps what interrupts the making of a class
-            _fail(INTERRUPTED, EXIT_INTERRUPTED)
         first_line = str(error).splitlines()[0] if str(error) else ""
         # TensorFlow and Keras Tuner wrap the operating system's error in their own.
         if os.strerror(errno.ENOSPC) in str(error):
@@ -88,6 +87,8 @@ def main() -> None:
 
 
 def _fail(message: str, code: int = EXIT_ERROR) -> None:
+    if was_interrupted():  # whatever error Python or a library has made of it
+        message, code = INTERRUPTED, EXIT_INTERRUPTED
     if logger.handlers:
         logger.error("failed: %s", message, exc_info=True)
     typer.secho(message, fg=typer.colors.RED, err=True)

@@ -15,6 +15,7 @@ from metal_defects.log import progress_bar
 from metal_defects.models.linear_head import PENALTIES, TRIAL_TOLERANCE, LinearHead, solve_path
 from metal_defects.models.networks import build_head
 from metal_defects.records import Record
+from metal_defects.system import stop_if_interrupted
 
 if TYPE_CHECKING:
     import keras
@@ -295,6 +296,7 @@ def epoch_progress(bar: Progress, description: str, epochs: int) -> "keras.callb
             self.task = bar.add_task(description, total=epochs, note="")
 
         def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+            stop_if_interrupted()
             note = f"val_loss {logs['val_loss']:.3f}" if logs and "val_loss" in logs else ""
             bar.update(self.task, advance=1, note=note)
 

@@ -20,6 +20,7 @@ from metal_defects.files import read_json, sha256_file, sha256_json, write_json
 from metal_defects.log import logger
 from metal_defects.pipeline.context import Stage, StageContext, Used
 from metal_defects.pipeline.digest import CACHE, CodeDigests, explain_difference, flatten_settings, library_versions
+from metal_defects.system import stop_if_interrupted
 
 LOCK = "stage.json"
 
@@ -131,6 +132,7 @@ def _run_stage(stage: Stage, settings: Settings, code: CodeDigests) -> float:
     start = time.monotonic()
     context = StageContext(stage, settings, partial, resume)
     import_module(stage.component).run(context)
+    stop_if_interrupted()
     missing = [artifact.file for artifact in stage.writes if not any(partial.glob(artifact.file))]
     if missing:
         raise RuntimeError(f"Stage {stage.name} did not write {', '.join(missing)}.")

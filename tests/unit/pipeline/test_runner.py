@@ -15,6 +15,7 @@ from metal_defects.errors import BusyError, UserError
 from metal_defects.files import read_json, write_json
 from metal_defects.pipeline.context import ContractError, Outside, Stage
 from metal_defects.pipeline.runner import plan, read_history, require_current, run_stages
+from metal_defects.system import remember_interrupts
 
 COMPONENTS = {
     "toy_first": "def run(ctx):\n    (ctx.out / 'n.txt').write_text(str(ctx.setting('training.epochs') // 10))\n",
@@ -136,6 +137,29 @@ def test_resume_folder_survives_a_crash_and_goes_after_success(
     assert (artifacts / "01_first" / "n.txt").read_text() == "resumed"
     assert not list((artifacts / ".resume").iterdir())
     assert not list(artifacts.glob(".partial-*"))
+
+
+def test_interrupt_that_a_library_swallowed_still_ends_the_stage(
+    toys: Path, make_settings: Callable[..., Settings]
+) -> None:
+    source = (
+        "import contextlib, signal\n"
+        "def run(ctx):\n"
+        "    with contextlib.suppress(KeyboardInterrupt):\n"
+        "        signal.raise_signal(signal.SIGINT)\n"
+        "    (ctx.out / 'n.txt').write_text('incomplete')\n"
+    )
+    (toys / "toy_first.py").write_text(source)
+    settings = make_settings()
+    remember_interrupts()
+    with pytest.raises(KeyboardInterrupt):
+        run_stages((FIRST,), settings)
+    assert not (settings.config.paths.artifacts / "01_first").exists()
+    (toys / "toy_first.py").write_text(COMPONENTS["toy_first"])
+    sys.modules.pop("toy_first")
+    remember_interrupts()
+    run_stages((FIRST,), settings)
+    assert (settings.config.paths.artifacts / "01_first" / "n.txt").read_text() == "3"
 
 
 def test_second_run_on_the_same_artifacts_is_refused(toys: Path, make_settings: Callable[..., Settings]) -> None:

@@ -157,7 +157,19 @@ def _to_yaml(value: Any) -> str:
     """On one line, as YAML reads it back."""
     # What cannot be seen, line ends of all scripts among it, is written as escapes.
     is_printable = json.dumps(value, ensure_ascii=False).isprintable()
-    return yaml.safe_dump([value], default_flow_style=True, width=math.inf, allow_unicode=is_printable)[1:-2]
+    return yaml.dump([value], Dumper=_OneLine, default_flow_style=True, width=math.inf, allow_unicode=is_printable)[
+        1:-2
+    ]
+
+
+class _OneLine(yaml.SafeDumper):
+    """Writes texts with line ends as escapes, where YAML would break the line."""
+
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style=None if data.isprintable() else '"')
+
+
+_OneLine.add_representer(str, _OneLine.represent_str)
 
 
 def _has_no_effect(module: str) -> bool:

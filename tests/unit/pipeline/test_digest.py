@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from metal_defects.config import Settings
@@ -186,6 +186,8 @@ def test_difference_is_found_exactly_where_there_is_one(old: object, new: object
 
 
 @given(json_values, json_values)
-def test_told_value_reads_back(old: object, new: object) -> None:
+@example([], {"\n ": [], "0": []})
+@example([], ["\n", "\u2028"])
+def test_told_value_is_one_line_and_reads_back(old: object, new: object) -> None:
     found = explain_difference({**NOTHING, "settings": {"key": old}}, {**NOTHING, "settings": {"key": new}})
-    assert found is None or yaml.safe_load(found.partition("=")[2]) == new
+    assert found is None or (yaml.safe_load(found.partition("=")[2]) == new and len(found.splitlines()) == 1)

@@ -146,7 +146,7 @@ def fine_tune(
 
     Args:
         backbone: whose row says which blocks.
-        network: it, with the pretrained weights; trained in place, normalisation included.
+        network: it, with the pretrained weights; trained in place, normalisation included, depthwise kernels excepted.
         train, valid: feature maps of the layer in front of them.
         weights: of each class, float32 (classes,).
         params: section `training`.
@@ -193,7 +193,8 @@ def _open_blocks(backbone: Backbone, network: "keras.Model", classes: int) -> "t
     ends = [network.get_layer(name).output for name in tuned.ends]
     blocks = keras.Model(network.get_layer(tuned.start).output, ends, name="blocks")
     for layer in blocks.layers:
-        layer.trainable = True
+        # On a CPU the gradient of depthwise kernels takes longer than all else, and answers are as good without it.
+        layer.trainable = not isinstance(layer, keras.layers.DepthwiseConv2D)
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.momentum = MOMENTUM
     shapes = {name: end.shape[1:] for name, end in zip(tuned.ends, ends, strict=True)}

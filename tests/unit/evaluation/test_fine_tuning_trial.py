@@ -35,6 +35,7 @@ from metal_defects.models.specs import TunedBlocks
 from metal_defects.models.trainers import FrozenTrainer
 from metal_defects.models.training import Training
 
+LIMITS = ("training.fine_tune_minutes=30", "training.fine_tune_epochs=20")
 NO_CALLBACKS = (lambda *_: [], lambda *_: [])
 SQUARE = ClassLabels(classes=CLASSES, image_size=SIDE, fit="stretch")
 
@@ -219,12 +220,12 @@ class ToyTrial:
 @pytest.fixture
 def trial(tmp_path: Path, make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch) -> ToyTrial:
     monkeypatch.setitem(specs.BACKBONES, "toy", replace(TOY, tuned_blocks=TunedBlocks("shallow", ("deep",))))
-    return ToyTrial(tmp_path, make_settings("training.fine_tune=true", "training.views=[]"), monkeypatch)
+    return ToyTrial(tmp_path, make_settings(*LIMITS, "training.fine_tune=true", "training.views=[]"), monkeypatch)
 
 
 def test_every_image_is_left_out_once_and_the_network_learns_from_all(trial: ToyTrial) -> None:
     kept, found = trial.run()
-    assert kept is not None and found.kept and found.images == COUNTS["train"] and found.epochs == 30
+    assert kept is not None and found.kept and found.images == COUNTS["train"] and found.epochs == 20
     *parts, whole = trial.lessons
     assert len(parts) == FOLDS
     left_out = [np.setdiff1d(whole.train.rows, part.train.rows) for part in parts]
@@ -265,7 +266,7 @@ def test_what_takes_too_long_is_never_begun(trial: ToyTrial) -> None:
     assert found == FineTuning(reason="It would take more than 30 minutes (training.fine_tune_minutes).")
 
 
-@pytest.mark.parametrize(("seconds", "epochs"), [(30 * 60 / 34.2 / 8.5, 8), (30 * 60 / 34.2 / 30.5, 30), (0.001, 30)])
+@pytest.mark.parametrize(("seconds", "epochs"), [(30 * 60 / 34.2 / 8.5, 8), (30 * 60 / 34.2 / 20.5, 20), (0.001, 20)])
 def test_as_many_epochs_as_the_minutes_allow(seconds: float, epochs: int, trial: ToyTrial) -> None:
     """An epoch of all trainings shows 27 images, and judges 24 at three tenths of the cost."""
     trial.seconds = seconds
@@ -285,7 +286,7 @@ def test_an_interrupted_trial_goes_on_where_it_was(trial: ToyTrial) -> None:
     trial.ends_after, trial.seconds = 99, 15 * 60 / 34.2 / 8.5
     kept, _ = trial.run()
     assert kept is not None
-    assert {lesson.epochs for lesson in trial.lessons} == {30}, "also on a machine that has become slower"
+    assert {lesson.epochs for lesson in trial.lessons} == {20}, "also on a machine that has become slower"
     assert [lesson.title for lesson in trial.lessons[2:]] == ["Fine-tuning without part 3", "Fine-tuning"]
 
 

@@ -1,6 +1,7 @@
 """What several suites need: settings on a temporary folder, and the real data where it is to be had."""
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -12,6 +13,7 @@ from support.workshop import Workshop, assert_success
 
 from metal_defects import download
 from metal_defects.config import Settings, load_settings
+from metal_defects.system import remember_interrupts
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # What takes long tells how busy the machine is; what must be quick is measured by a test of its own.
@@ -44,6 +46,15 @@ def make_settings(tmp_path: Path) -> Callable[..., Settings]:
         return load_settings(PROJECT, [*folders, *overrides], environment={})
 
     return make
+
+
+@pytest.fixture
+def usual_interrupts() -> Iterator[None]:
+    """SIGINT raises `KeyboardInterrupt`, also where the tests run with it ignored, and none is left behind."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+    remember_interrupts()
 
 
 @pytest.fixture

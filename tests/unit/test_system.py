@@ -91,15 +91,8 @@ def test_a_caller_that_stops_leaves_no_thread() -> None:
     assert threading.active_count() == before
 
 
-@pytest.fixture
-def usual_interrupts() -> Iterator[None]:
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-    remember_interrupts()
-
-
-def test_interrupt_that_was_lost_is_raised_again(usual_interrupts: None) -> None:
+@pytest.mark.usefixtures("usual_interrupts")
+def test_interrupt_that_was_lost_is_raised_again() -> None:
     remember_interrupts()
     stop_if_interrupted()
     with suppress(KeyboardInterrupt):
@@ -112,7 +105,8 @@ def test_interrupt_that_was_lost_is_raised_again(usual_interrupts: None) -> None
     assert not was_interrupted()
 
 
-def test_interrupts_that_are_ignored_stay_so(usual_interrupts: None) -> None:
+@pytest.mark.usefixtures("usual_interrupts")
+def test_interrupts_that_are_ignored_stay_so() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     remember_interrupts()
     signal.raise_signal(signal.SIGINT)

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,6 @@ from pathlib import Path
 import pytest
 from support import PROJECT
 
-from metal_defects import system
 from metal_defects.artifacts import Artifact
 from metal_defects.cli import main as cli
 from metal_defects.log import logger
@@ -283,6 +281,7 @@ def test_full_disk_in_a_library_is_told_as_one(monkeypatch: pytest.MonkeyPatch, 
     assert "The disk is full" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("usual_interrupts")
 @pytest.mark.parametrize("error", [RuntimeError("Error calling __set_name__"), OSError(5, "Input/output error")])
 def test_interrupt_that_became_another_error_is_told_as_one(
     error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -294,7 +293,6 @@ def test_interrupt_that_became_another_error_is_told_as_one(
             raise error from interrupt
 
     monkeypatch.setattr(cli, "app", fail)
-    monkeypatch.setattr(system, "_interrupted", threading.Event())
     with pytest.raises(SystemExit) as caught:
         cli.main()
     assert caught.value.code == 130

@@ -139,6 +139,7 @@ def test_resume_folder_survives_a_crash_and_goes_after_success(
     assert not list(artifacts.glob(".partial-*"))
 
 
+@pytest.mark.usefixtures("usual_interrupts")
 def test_interrupt_that_a_library_swallowed_still_ends_the_stage(
     toys: Path, make_settings: Callable[..., Settings]
 ) -> None:
